@@ -1,0 +1,208 @@
+"""What our database wrappers add to Django's: the prefix, the pooler, the bound callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from django.db.backends.base.base import NO_DB_ALIAS
+
+from pg_tenants import conf
+from pg_tenants.backends.cursor import attach
+from pg_tenants.backends.prefix import Prefix, build_prefix, quote
+from pg_tenants.context import active, bind
+from pg_tenants.modules import registry
+from pg_tenants.names import MARKER_TABLE, physical_name
+
+if TYPE_CHECKING:
+    from django.db.backends.postgresql.base import DatabaseWrapper
+
+    _Base = DatabaseWrapper
+else:
+    _Base = object
+
+__all__ = ["TenantDatabaseWrapperMixin"]
+
+_PREFIXES_KEPT = 4096
+_ACTIVE, _EXTENSIONS = "active", "extensions"
+
+
+class TenantDatabaseWrapperMixin(_Base):
+    """Makes every statement of a connection carry its tenant."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._options: tuple[object, conf.AliasOptions] | None = None
+        self._prefixes: dict[tuple[str | None, str | None], Prefix] = {}
+        self._prefixes_for: object = None
+        self._narrowed: str | None = None
+        self._pooled: tuple[object, bool] | None = None
+
+    @property
+    def tenant_options(self) -> conf.AliasOptions:
+        """Return the alias's ``OPTIONS["tenants"]``, parsed."""
+        raw = self.settings_dict["OPTIONS"].get("tenants")
+        if self._options is None or self._options[0] is not raw:
+            self._options = (raw, conf.alias_options(raw, self.alias))
+            self._prefixes.clear()
+        return self._options[1]
+
+    @property
+    def is_tenant_aware(self) -> bool:
+        """Whether the active schema decides where this alias's statements run."""
+        return self.alias != NO_DB_ALIAS and self.tenant_options.schema is None and conf.get() is not None
+
+    # -- the path -----------------------------------------------------------------------------------------------------
+
+    def statement_prefix(self) -> Prefix | None:
+        """Return what goes before a statement sent now; None where the alias has no schema to choose."""
+        if self.alias == NO_DB_ALIAS:
+            return None
+        options = self.tenant_options
+        config = conf.get()
+        if options.schema is not None:
+            schema: str | None = options.schema
+        elif config is None:
+            return None
+        else:
+            target = active()
+            schema = None if target is None else target.schema_name
+        if self._prefixes_for is not config or len(self._prefixes) > _PREFIXES_KEPT:
+            self._prefixes.clear()
+            self._prefixes_for = config
+        key = (schema, self._narrowed)
+        prefix = self._prefixes.get(key)
+        if prefix is None:
+            proved = None if schema is None else self.physical_schema(schema)
+            prefix = self._prefixes[key] = build_prefix(self.search_path(schema), proved)
+        return prefix
+
+    def search_path(self, schema: str | None) -> list[str]:
+        """Return the schemas, by their names in the database, that statements look in while ``schema`` is active."""
+        modules = registry()
+        extensions = "public" if modules is None else modules.extensions_schema
+        if self._narrowed == _EXTENSIONS:
+            return [extensions]
+        if modules is None or self.tenant_options.schema is not None:
+            own: tuple[str, ...] = (schema,) if schema else ()
+        else:
+            own = modules.search_path(schema, self.alias)
+        if self._narrowed == _ACTIVE:
+            return [self.physical_schema(name) for name in (own[:1] if schema else own)]
+        # Extensions are once per database, so their schema is the same for all test workers.
+        return list(dict.fromkeys([*map(self.physical_schema, own), extensions]))
+
+    def physical_schema(self, schema: str) -> str:
+        """Return what a schema is called in this alias's database."""
+        return physical_name(schema, self.tenant_options.worker)
+
+    def active_schema_only(self) -> AbstractContextManager[None]:
+        """Narrow the path to the active schema, so that introspection takes no other schema's table for its own."""
+        return self._narrow(_ACTIVE)
+
+    def extensions_schema_only(self) -> AbstractContextManager[None]:
+        """Narrow the path to the extensions' schema, so that what CREATE EXTENSION makes goes there."""
+        return self._narrow(_EXTENSIONS)
+
+    @contextmanager
+    def _narrow(self, to: str) -> Iterator[None]:
+        before, self._narrowed = self._narrowed, to
+        try:
+            yield
+        finally:
+            self._narrowed = before
+
+    # -- Django's hooks -----------------------------------------------------------------------------------------------
+
+    def get_connection_params(self) -> dict[str, Any]:
+        """Return Django's parameters, those of the development server filled in where the alias names it."""
+        options = self.tenant_options
+        params: dict[str, Any] = super().get_connection_params()
+        params.pop("tenants", None)
+        if options.pgserver:
+            from pg_tenants.server import Server, ServerConfig
+
+            config = conf.get()
+            server = Server(ServerConfig.load(config.pgserver if config else None))
+            server.up()
+            params.update(server.connection_params())
+        return params
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        """Connect, and say what to do where that fails."""
+        try:
+            return super().get_new_connection(conn_params)
+        except psycopg.OperationalError as exc:
+            hint = connection_hint(exc, self.settings_dict, self.alias)
+            raise type(exc)(f"{exc}\n{hint}").with_traceback(exc.__traceback__) from exc.__cause__
+
+    def create_cursor(self, name: str | None = None) -> Any:
+        """Return Django's cursor, made to ask for the prefix whenever it sends a statement."""
+        return attach(super().create_cursor(name), self.statement_prefix, self.is_pooled)
+
+    def chunked_cursor(self) -> Any:
+        """Return a server-side cursor, or a plain one where a pooler may give it to somebody else's transaction."""
+        if self.get_autocommit() and self.statement_prefix() is not None and self.is_pooled():
+            return self.cursor()
+        return super().chunked_cursor()
+
+    def on_commit(self, func: Callable[[], object], robust: bool = False) -> None:
+        """Register a callback, bound to the tenant that is active now."""
+        if callable(func) and self.is_tenant_aware:
+            func = bind(func)
+        super().on_commit(func, robust)
+
+    def prepare_database(self) -> None:
+        """Make the schema that the alias is bound to; then what Django's own backend prepares."""
+        schema = self.tenant_options.schema
+        if schema is not None:
+            name = self.physical_schema(schema)
+            with self.without_prefix() as execute:
+                execute(f"CREATE SCHEMA IF NOT EXISTS {quote(name)}")
+                execute(f"CREATE TABLE IF NOT EXISTS {quote(name)}.{MARKER_TABLE} ()")
+        with self.extensions_schema_only():
+            super().prepare_database()
+
+    # -- what the prefix cannot do ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def without_prefix(self) -> Iterator[Callable[[str], Any]]:
+        """Give a function that sends a statement with nothing before it: names in it have to be qualified."""
+        self.ensure_connection()
+        assert self.connection is not None
+        with self.wrap_database_errors, self.connection.cursor() as cursor:
+            yield cursor.execute
+
+    def is_pooled(self) -> bool:
+        """Return whether the connection seems to lead through a pooler; ``OPTIONS["tenants"]["pooler"]`` overrides.
+
+        Poolers such as PgBouncer make up the process id that they tell the client.
+        """
+        if (told := self.tenant_options.pooler) is not None:
+            return told
+        self.ensure_connection()
+        connection: Any = self.connection
+        if self._pooled is None or self._pooled[0] is not connection:
+            with self.wrap_database_errors, connection.cursor() as cursor:
+                pid = cursor.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()[0]
+            self._pooled = (connection, pid != connection.pgconn.backend_pid)
+        return self._pooled[1]
+
+
+def connection_hint(exc: psycopg.OperationalError, settings: dict[str, Any], alias: str) -> str:
+    """Return what to do about a connection that failed; never with the password."""
+    text = str(exc)
+    where = f"DATABASES[{alias!r}]"
+    if "password authentication failed" in text or "no password supplied" in text:
+        return f"Check USER ({settings['USER']!r}) and PASSWORD of {where}, or DATABASE_URL."
+    if "does not exist" in text and "database" in text:
+        return f"Create the database {settings['NAME']!r}, or correct NAME in {where}."
+    if type(exc).__name__ in ("PoolTimeout", "TooManyRequests"):
+        return f"All connections of the pool are in use. Raise OPTIONS['pool'] of {where}, or hold connections shorter."
+    place = f"{settings['HOST'] or 'the local socket'}, port {settings['PORT'] or 5432}"
+    return (
+        f"No PostgreSQL answers at {place} ({where}). Start one, or correct HOST and PORT; for development, "
+        "'python manage.py pgserver up --detach' starts one and 'pgserver url' prints its DATABASE_URL."
+    )

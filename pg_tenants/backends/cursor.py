@@ -1,0 +1,344 @@
+"""Psycopg cursors that put the tenant in front of each statement, in the same message.
+
+``_execute_send`` is where psycopg has the final bytes of a statement of any kind, so the prefix is joined there and
+its results are dropped where results are set. These methods are private to psycopg; tests hold them on the oldest and
+the newest version that we support.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from psycopg import _compat, pq
+from psycopg import errors as e
+from psycopg._capabilities import capabilities
+from psycopg._pipeline_base import BasePipeline
+from psycopg._preparing import Prepare
+from psycopg._queries import PostgresClientQuery, PostgresQuery
+from psycopg._server_cursor_base import ServerCursorMixin
+from psycopg.client_cursor import ClientCursorMixin
+from psycopg.generators import execute, fetch, send
+
+from pg_tenants.backends.prefix import Prefix, Sending, classify
+from pg_tenants.exceptions import ConfigurationError, SchemaDoesNotExist, SchemaNotPermitted, UnsafeStatement
+
+if TYPE_CHECKING:
+    from psycopg._cursor_base import BaseCursor
+    from psycopg.abc import Params, PQGen, Query
+    from psycopg.pq.abc import PGresult
+
+    _Base = BaseCursor[Any, Any]
+else:
+    _Base = object
+
+__all__ = ["TenantCursorMixin", "attach"]
+
+COMMAND_OK, FATAL_ERROR = pq.ExecStatus.COMMAND_OK, pq.ExecStatus.FATAL_ERROR
+IDLE, INERROR = pq.TransactionStatus.IDLE, pq.TransactionStatus.INERROR
+POSITION = pq.DiagnosticField.STATEMENT_POSITION
+SQLSTATE = pq.DiagnosticField.SQLSTATE
+_LINE = re.compile(r"^LINE (\d+): ", re.MULTILINE)
+# Template strings came with psycopg 3.3; isinstance() of an empty tuple is False.
+_TEMPLATE: Any = getattr(_compat, "Template", ())
+
+
+class TenantCursorMixin(_Base):
+    """Mixed in front of a psycopg cursor class by ``attach``.
+
+    Attributes:
+        tenant_prefix: returns the prefix of the moment, None for none; asked when a statement is sent.
+        tenant_pooled: tells whether the connection leads through a pooler.
+    """
+
+    if TYPE_CHECKING:
+        tenant_prefix: Callable[[], Prefix | None]
+        tenant_pooled: Callable[[], bool]
+        _sent: Prefix | None  # the prefix in the message that was sent last
+        _queued: Prefix | None  # the prefix that executemany() put into the pipeline
+        _prefixed: bool  # the prefix is taken care of already
+
+    def _prefix_for(self, query: bytes) -> Prefix | None:
+        prefix = self.tenant_prefix()
+        if prefix is None:
+            return None
+        in_error = self._pgconn.transaction_status == INERROR
+        return None if classify(query, in_error) is Sending.BARE else prefix
+
+    def _execute_send(
+        self, query: PostgresQuery, *, force_extended: bool = False, binary: bool | None = None
+    ) -> None:
+        prefix = None if self._prefixed else self._prefix_for(query.query)
+        if prefix is None:
+            super()._execute_send(query, force_extended=force_extended, binary=binary)
+            return
+        if self._wants_binary(binary) or (query.params and not isinstance(query, PostgresClientQuery)):
+            # Not reached by psycopg's own ways: those go through _maybe_prepare_gen, or merge their parameters.
+            raise UnsafeStatement("A statement whose parameters the server binds needs a pipeline to carry its tenant.")
+        self._query = query
+        self._sent = prefix
+        self._pgconn.send_query(prefix.simple + query.query)
+
+    def _wants_binary(self, binary: bool | None) -> bool:
+        return self.format == pq.Format.BINARY if binary is None else binary
+
+    def _reset(self, reset_query: bool = True) -> None:
+        super()._reset(reset_query)
+        self._sent = self._queued = None
+
+    # -- what the server says -----------------------------------------------------------------------------------------
+
+    def _set_results(self, results: list[PGresult]) -> None:
+        super()._set_results(results[self._sent.results :] if self._sent else results)
+
+    def _raise_for_result(self, result: PGresult) -> NoReturn:
+        if result.status != FATAL_ERROR or self._sent is None:
+            super()._raise_for_result(result)
+        raise self._error_from(result, self._sent)
+
+    def _check_results(self, results: list[PGresult]) -> None:
+        sent = self._sent
+        if sent is not None and len(results) <= sent.results and results and results[-1].status == FATAL_ERROR:
+            raise_for_prefix(results[-1], sent, self._encoding)
+        super()._check_results(results)
+
+    def _error_from(self, result: PGresult, sent: Prefix) -> e.Error:
+        """Return the error with positions that count from the user's own statement."""
+        exc = e.error_from_result(result, encoding=self._encoding)
+        if sent.schema is None and isinstance(exc, e.UndefinedTable):
+            exc.add_note("No tenant is active: tenants' tables are seen inside tenant_context(tenant) alone.")
+        position = result.error_field(POSITION)
+        if position is None:
+            return exc
+        fields: dict[int, bytes | None] = {field: result.error_field(field) for field in pq.DiagnosticField}
+        fields[POSITION] = str(int(position) - sent.characters).encode()
+        exc._info = fields  # type: ignore[assignment]
+        exc.args = tuple(_renumber_line(arg) if isinstance(arg, str) else arg for arg in exc.args)
+        return exc
+
+    # -- the ways of sending ------------------------------------------------------------------------------------------
+
+    def _maybe_prepare_gen(
+        self, pgq: PostgresQuery, *, prepare: bool | None = None, binary: bool | None = None
+    ) -> PQGen[None]:
+        if self._conn._pipeline is not None:
+            yield from self._queue_gen(pgq, self._prefix_for(pgq.query), prepare, binary)
+            return
+        if not isinstance(self, ClientCursorMixin):
+            extended = pgq.params or self._wants_binary(binary) or self._get_prepared(pgq, prepare)[0] != Prepare.NO
+            if extended and (prefix := self._prefix_for(pgq.query)) is not None:
+                yield from self._pipeline_gen(pgq, prefix, prepare, binary)
+                return
+        try:
+            yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+        except (e.ActiveSqlTransaction, e.InvalidTransactionTermination) as exc:
+            sent = self._sent
+            if sent is None or not self._conn.autocommit or self._pgconn.transaction_status != IDLE:
+                raise
+            yield from self._alone_gen(pgq, sent, exc, binary)
+
+    def _queue_gen(
+        self, pgq: PostgresQuery, prefix: Prefix | None, prepare: bool | None, binary: bool | None
+    ) -> PQGen[None]:
+        """Put a statement into the pipeline that is open, behind its prefix."""
+        pipeline: Any = self._conn._pipeline
+        # The rows of executemany() follow each other in one transaction, so the first one's prefix serves all.
+        if prefix is not None and (self._execmany_returning is None or self._queued is not prefix):
+            self._queued = prefix
+            pipeline.command_queue.append(functools.partial(self._pgconn.send_query_params, prefix.pipeline, None))
+            pipeline.result_queue.append((_PrefixResult(self, prefix), None))
+        may_prepare = prepare is not False and self._conn._prepared.prepare_threshold is not None
+        if prefix is not None and may_prepare and not pgq.query.endswith(prefix.suffix):
+            # A plan holds for one search path alone, and psycopg knows plans by their text.
+            pgq.query += prefix.suffix
+        self._prefixed = True
+        try:
+            yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+        finally:
+            self._prefixed = False
+
+    def _pipeline_gen(
+        self, pgq: PostgresQuery, prefix: Prefix, prepare: bool | None, binary: bool | None
+    ) -> PQGen[None]:
+        """Send a statement whose parameters the server binds, or a prepared one, in a pipeline of its own."""
+        conn: Any = self._conn
+        pipeline = conn._pipeline = BasePipeline(conn)
+        failure: BaseException | None = None
+        try:
+            yield from pipeline._enter_gen()
+            try:
+                yield from self._queue_gen(pgq, prefix, prepare, binary)
+            finally:
+                yield from pipeline._exit_gen()
+        except BaseException as exc:
+            failure = exc
+            raise
+        finally:
+            pipeline._exit(failure)
+            conn._pipeline = None
+
+    def _alone_gen(
+        self, pgq: PostgresQuery, prefix: Prefix, refused: e.Error, binary: bool | None
+    ) -> PQGen[None]:
+        """Send a statement that PostgreSQL refuses in company: path on the session, the statement, path off."""
+        if self.tenant_pooled():
+            raise UnsafeStatement(
+                f"PostgreSQL runs this statement by itself only ({refused.diag.message_primary}), and behind a "
+                "connection pooler it would run without its tenant. Use an alias that is connected directly, or set "
+                "OPTIONS['tenants']['pooler'] = False if there is no pooler."
+            ) from refused
+        try:
+            yield from self._session_gen(prefix.enter, prefix)
+            self._prefixed = True
+            self._reset()
+            yield from super()._maybe_prepare_gen(pgq, binary=binary)
+        finally:
+            self._prefixed = False
+            if self._pgconn.transaction_status == IDLE:
+                yield from self._session_gen(prefix.leave, prefix)
+
+    def _session_gen(self, command: bytes, prefix: Prefix) -> PQGen[None]:
+        self._pgconn.send_query(command)
+        for result in (yield from execute(self._pgconn)):
+            if result.status == FATAL_ERROR:
+                raise_for_prefix(result, prefix, self._encoding)
+
+    def _start_copy_gen(self, statement: Query, params: Params | None = None) -> PQGen[None]:
+        if self._conn._pipeline:
+            raise e.NotSupportedError("COPY cannot be used in pipeline mode")
+        yield from self._start_query()
+        if params or isinstance(statement, _TEMPLATE):
+            merged = PostgresClientQuery(self._tx)
+            merged.convert(statement, params)
+            statement = merged.query
+        self._execute_send(self._convert_query(statement), binary=False)
+        results = yield from execute(self._pgconn)
+        failed = next((result for result in results if result.status == FATAL_ERROR), None)
+        if failed is not None:
+            self._check_results(results)
+        own = results[self._sent.results :] if self._sent else results
+        if len(own) != 1:
+            raise e.ProgrammingError("COPY cannot be mixed with other operations")
+        self._check_copy_result(own[0])
+        self._set_results(results)
+
+    def _stream_send_gen(
+        self, query: Query, params: Params | None = None, *, binary: bool | None = None, size: int
+    ) -> PQGen[None]:
+        yield from self._start_query(query)
+        merged = PostgresClientQuery(self._tx)
+        merged.convert(query, params)
+        prefix = self._prefix_for(merged.query)
+        if prefix is None:
+            yield from super()._stream_send_gen(query, params, binary=binary, size=size)
+            return
+        if size < 1:
+            raise ValueError("size must be >= 1")
+        if size > 1:
+            capabilities.has_stream_chunked(check=True)
+        self._query = merged
+        self._sent = prefix
+        self._pgconn.send_query(prefix.simple + merged.query)
+        if size == 1:
+            self._pgconn.set_single_row_mode()
+        else:
+            self._pgconn.set_chunked_rows_mode(size)
+        self._last_query = query
+        yield from send(self._pgconn)
+
+    def _stream_fetchone_gen(self, first: bool) -> PQGen[PGresult | None]:
+        if first and self._sent is not None:
+            yield from self._skip_prefix_gen(self._sent)
+        return (yield from super()._stream_fetchone_gen(first))
+
+    def _skip_prefix_gen(self, sent: Prefix) -> PQGen[None]:
+        for _ in range(sent.results):
+            result = yield from fetch(self._pgconn)
+            if result is not None and result.status == FATAL_ERROR:
+                raise_for_prefix(result, sent, self._encoding)
+
+
+class _PrefixResult:
+    """Takes the results of a prefix that was sent in a pipeline, in a cursor's place."""
+
+    def __init__(self, cursor: TenantCursorMixin, prefix: Prefix):
+        self._cursor, self._prefix = cursor, prefix
+
+    def _check_results(self, results: list[PGresult]) -> None:
+        for result in results:
+            if result.status == FATAL_ERROR:
+                raise_for_prefix(result, self._prefix, self._cursor._encoding)
+            elif result.status == pq.ExecStatus.PIPELINE_ABORTED:
+                raise e.PipelineAborted("pipeline aborted")
+
+    def _set_results(self, results: list[PGresult]) -> None:
+        pass
+
+
+def raise_for_prefix(result: PGresult, prefix: Prefix, encoding: str) -> NoReturn:
+    """Raise for a prefix, or a message with one, that the server refused before the user's statement began."""
+    exc = e.error_from_result(result, encoding=encoding)
+    if prefix.schema is not None and isinstance(exc, (e.InvalidSchemaName, e.UndefinedTable)):
+        raise SchemaDoesNotExist(
+            f"The active schema {prefix.schema!r} is not in the database, or pg_tenants did not make it "
+            f"({exc.diag.message_primary}). Nothing was run. Create the tenant (manage.py create_tenant), or bring "
+            "fixed modules' schemas up with manage.py migrate_schemas."
+        ) from exc
+    if prefix.schema is not None and isinstance(exc, e.InsufficientPrivilege):
+        raise SchemaNotPermitted(
+            f"The database role may not use the active schema {prefix.schema!r} ({exc.diag.message_primary}). Nothing "
+            "was run. Grant it USAGE on the schema and SELECT on its tables, or connect as the schema's owner."
+        ) from exc
+    position = result.error_field(POSITION)
+    if position is not None and int(position) > prefix.characters:
+        exc.args = tuple(_renumber_line(arg) if isinstance(arg, str) else arg for arg in exc.args)
+        fields: dict[int, bytes | None] = {field: result.error_field(field) for field in pq.DiagnosticField}
+        fields[POSITION] = str(int(position) - prefix.characters).encode()
+        exc._info = fields  # type: ignore[assignment]
+    raise exc
+
+
+def _renumber_line(message: str) -> str:
+    """Return libpq's message with the line number of the user's statement, whose prefix is a line of its own."""
+    match = _LINE.search(message)
+    if match is None:
+        return message
+    lost = len(match.group(1)) - len(str(int(match.group(1)) - 1))
+    head, line = message[: match.start()], f"LINE {int(match.group(1)) - 1}: " + message[match.end() :]
+    # The caret's line is indented by the length of "LINE n: ", which is one less where n lost a digit.
+    return head + (line.replace("\n" + " " * lost, "\n", 1) if lost else line)
+
+
+@functools.cache
+def _tenant_class(base: type[Any]) -> type[Any]:
+    namespace: dict[str, Any] = {"__module__": __name__}
+    if issubclass(base, ServerCursorMixin):
+        # DECLARE takes its parameters merged into the text, so that it can share a message with the prefix.
+        namespace["_query_cls"] = PostgresClientQuery
+    return type(f"Tenant{base.__name__}", (TenantCursorMixin, base), namespace)
+
+
+def attach(cursor: Any, prefix: Callable[[], Prefix | None], pooled: Callable[[], bool]) -> Any:
+    """Turn a psycopg cursor that Django made into one whose statements carry their tenant, and return it.
+
+    The class is changed on the instance, not by ``cursor_factory``: cursors that Django or the pool make for their own
+    use, in threads without a tenant, stay as they are.
+
+    Raises:
+        ConfigurationError: the alias has a ``cursor_factory`` whose cursors take no attributes.
+    """
+    cls = type(cursor)
+    try:
+        cursor.__class__ = _tenant_class(cls)
+    except TypeError as exc:
+        raise ConfigurationError(
+            f"OPTIONS['cursor_factory'] gives cursors of {cls.__qualname__}, which cannot carry a tenant. Use a "
+            "subclass of django.db.backends.postgresql.base.Cursor."
+        ) from exc
+    cursor.tenant_prefix = prefix
+    cursor.tenant_pooled = pooled
+    cursor._sent = cursor._queued = None
+    cursor._prefixed = False
+    return cursor

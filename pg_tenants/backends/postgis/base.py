@@ -1,0 +1,18 @@
+"""The database backend for tenants: ``"ENGINE": "pg_tenants.backends.postgis"``."""
+
+from __future__ import annotations
+
+from django.contrib.gis.db.backends.postgis import base
+
+from pg_tenants.backends.base import TenantDatabaseWrapperMixin
+from pg_tenants.backends.postgis.introspection import DatabaseIntrospection
+from pg_tenants.backends.postgis.operations import DatabaseOperations
+
+__all__ = ["DatabaseWrapper"]
+
+
+class DatabaseWrapper(TenantDatabaseWrapperMixin, base.DatabaseWrapper):
+    """Django's PostGIS backend, each statement of which carries its tenant."""
+
+    introspection_class = DatabaseIntrospection
+    ops_class = DatabaseOperations

@@ -1,0 +1,141 @@
+"""What goes before a statement so that it runs in the right schema, and how a statement may be sent.
+
+The prefix travels in the message of the statement itself. ``SET LOCAL`` ends with the statement's own transaction, so
+nothing stays on the session. Locking the schema's marker table proves that the schema is there and stays.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pg_tenants.exceptions import UnsafeStatement
+from pg_tenants.names import MARKER_TABLE
+from pg_tenants.sqltext import split
+
+__all__ = ["Prefix", "Sending", "advisory_key", "build_prefix", "classify", "quote"]
+
+
+def quote(name: str) -> str:
+    """Return an identifier as SQL text."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def advisory_key(schema: str) -> int:
+    """Return the key of the advisory lock that guards a schema against being dropped or renamed, as a signed int8."""
+    # The upper half is this package's own number space; the lower one is the schema's.
+    return (0x7067746E << 32) | zlib.crc32(schema.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The prefix for one search path, in the forms that the ways of sending need.
+
+    Attributes:
+        schema: the schema whose presence is proved, by its name in the database; None without an active one.
+        simple: goes before the statement in a message of the simple protocol.
+        results: how many results ``simple`` yields.
+        characters: how many characters ``simple`` has, to correct error positions.
+        pipeline: goes before the statement as a query of its own in the same pipeline.
+        suffix: a comment that makes prepared statements of different schemas differ.
+        enter: makes the path the session's, for a statement that must be sent alone.
+        leave: takes that back.
+    """
+
+    schema: str | None
+    simple: bytes
+    results: int
+    characters: int
+    pipeline: bytes
+    suffix: bytes
+    enter: bytes
+    leave: bytes
+
+
+def build_prefix(path: Sequence[str], schema: str | None) -> Prefix:
+    """Return the prefix for a search path.
+
+    Args:
+        path: schemas by their names in the database, in order.
+        schema: the one whose marker is locked; None for none.
+    """
+    search_path = ", ".join(map(quote, path))
+    literal = "'" + search_path.replace("'", "''") + "'"
+    marker = "" if schema is None else f"{quote(schema)}.{MARKER_TABLE}"
+    lock = f" LOCK TABLE ONLY {marker} IN ACCESS SHARE MODE;" if marker else ""
+    # LOCK is refused in the implicit transaction of a pipeline by PostgreSQL 15; a scan takes the same lock.
+    proof = f", EXISTS (SELECT FROM ONLY {marker} WHERE false)" if marker else ""
+    simple = f"SET LOCAL search_path = {search_path};{lock}\n"
+    key = advisory_key(schema or "")
+    comment = search_path.replace("*/", "").replace("/*", "")
+    return Prefix(
+        schema=schema,
+        simple=simple.encode(),
+        results=2 if marker else 1,
+        characters=len(simple),
+        pipeline=f"SELECT pg_catalog.set_config('search_path', {literal}, true){proof}".encode(),
+        suffix=f" /* {comment} */".encode(),
+        enter=f"SELECT pg_catalog.pg_advisory_lock_shared({key}); SET search_path = {search_path};{lock}".encode(),
+        leave=f"RESET search_path; SELECT pg_catalog.pg_advisory_unlock_shared({key})".encode(),
+    )
+
+
+class Sending(enum.Enum):
+    """How a statement may be sent."""
+
+    PREFIXED = enum.auto()
+    BARE = enum.auto()
+
+
+_FIRST_WORD = re.compile(rb"\s*([A-Za-z]*)")
+_PLAIN = frozenset({b"SELECT", b"INSERT", b"UPDATE", b"DELETE", b"WITH", b"select", b"insert", b"update", b"delete"})
+_CONTROL = frozenset({b"savepoint", b"release", b"rollback", b"begin", b"start", b"commit", b"end", b"abort"})
+_ENDING = frozenset({b"commit", b"end", b"abort", b"rollback"})
+_MAY_CONTROL = re.compile(rb"\b(?:commit|end|abort|rollback|prepare)\b", re.IGNORECASE)
+
+
+def classify(query: bytes, in_error: bool) -> Sending:
+    """Return how a message may be sent.
+
+    Args:
+        query: the final text of the message.
+        in_error: the transaction has failed, so the server takes nothing but its end.
+
+    Raises:
+        UnsafeStatement: the message is a script, part of which would run without its tenant.
+    """
+    semicolon = query.find(b";")
+    word = _FIRST_WORD.match(query)
+    simple_start = word is not None and word.group(1) in _PLAIN
+    if simple_start and not in_error and (semicolon < 0 or not _MAY_CONTROL.search(query, semicolon)):
+        return Sending.PREFIXED
+    statements = list(split(query))
+    if len(statements) > 1:
+        _refuse_unsafe_script([words for _, words in statements], in_error)
+        return Sending.PREFIXED
+    if not statements or in_error:
+        return Sending.BARE
+    words = statements[0][1]
+    first = words[0] if words else b""
+    if first in _CONTROL or words[:2] == [b"prepare", b"transaction"]:
+        return Sending.BARE
+    return Sending.PREFIXED
+
+
+def _refuse_unsafe_script(statements: list[list[bytes]], in_error: bool) -> None:
+    if in_error:
+        raise UnsafeStatement(
+            "A script of several statements was sent in a transaction that has failed. The statements after its "
+            "ROLLBACK would run without their tenant. Send ROLLBACK by itself first."
+        )
+    for words in statements[:-1]:
+        first = words[0] if words else b""
+        ends = first in _ENDING and b"to" not in words
+        if ends or words[:2] in ([b"prepare", b"transaction"], [b"commit", b"prepared"], [b"rollback", b"prepared"]):
+            raise UnsafeStatement(
+                f"The script has statements after {b' '.join(words).decode(errors='replace').upper()!r}, which would "
+                "run without their tenant. Send them as a message of their own, or use transaction.atomic()."
+            )

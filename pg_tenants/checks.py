@@ -1,0 +1,323 @@
+"""System checks. Each has an id of its own; docs/reference/checks lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.core import checks
+from django.core.checks import CheckMessage, Error, Tags, Warning  # noqa: A004  # Django's own names
+from django.db import OperationalError, connections, router
+from django.db.models import Model
+from django.db.utils import DatabaseError, NotSupportedError
+
+from pg_tenants import conf
+from pg_tenants.backends.base import TenantDatabaseWrapperMixin
+from pg_tenants.context import no_schema
+from pg_tenants.exceptions import ConfigurationError, InvalidSchemaName
+from pg_tenants.extensions import EXTENSION_NAME, PRELOADED, missing
+from pg_tenants.models import DomainMixin, TenantMixin
+from pg_tenants.modules import Registry, app_label, registry
+from pg_tenants.names import validate_schema_name
+from pg_tenants.resolvers import resolvers
+
+__all__ = ["register"]
+
+ROUTER = "pg_tenants.routers.TenantRouter"
+MIDDLEWARE = "pg_tenants.middleware.TenantMiddleware"
+LOCKS_PER_TRANSACTION = 256
+"""Lowest max_locks_per_transaction that passes: a tenant of 50 tables takes over a thousand locks to make or drop, and
+the server shares out max_locks_per_transaction × max_connections of them."""
+
+_PROBLEM_IDS = {"unknown": "pg_tenants.E001", "type": "pg_tenants.E002", "missing": "pg_tenants.E003"}
+
+
+def register() -> None:
+    """Register the checks."""
+    checks.register(check_settings)
+    checks.register(check_modules)
+    checks.register(check_models, Tags.models)
+    checks.register(check_installation)
+    checks.register(check_databases, Tags.database)
+
+
+def check_settings(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Find keys of PG_TENANTS that are unknown, missing, or of a wrong type."""
+    config = conf.get()
+    if config is None:
+        return [
+            Error(
+                "settings.PG_TENANTS is missing.",
+                hint="Set it to a dictionary with TENANT_MODEL, DOMAIN_MODEL and MODULES.",
+                id="pg_tenants.E003",
+            )
+        ]
+    return [Error(message, hint=hint, id=_PROBLEM_IDS[kind]) for kind, message, hint in config.problems]
+
+
+def check_modules(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Find modules whose apps, schemas, extensions or databases cannot be as written."""
+    config, modules = conf.get(), registry()
+    if config is None or modules is None:
+        return []
+    return [
+        *_uninstalled_apps(config),
+        *_apps_in_two_fixed_modules(modules),
+        *_apps_in_no_module(modules),
+        *_bad_names(config),
+        *_bad_databases(modules),
+        *([] if modules.tenant else [_no_tenant_module()]),
+    ]
+
+
+def _uninstalled_apps(config: conf.Config) -> Iterator[CheckMessage]:
+    labels = [app.label for app in apps.get_app_configs()]
+    for module in config.modules.values():
+        for entry in module.apps:
+            if app_label(entry) is None:
+                yield Error(
+                    f"The module {module.name!r} has the app {entry!r}, which is not installed.",
+                    hint=f"Add it to INSTALLED_APPS, or correct it. {conf.nearest(entry, labels)}",
+                    id="pg_tenants.E004",
+                )
+
+
+def _apps_in_two_fixed_modules(modules: Registry) -> Iterator[CheckMessage]:
+    for config in apps.get_app_configs():
+        fixed = [module for module in modules.of_app(config.label) if module.is_fixed]
+        if len(fixed) > 1:
+            yield Error(
+                f"The app {config.label!r} is in several fixed modules: {', '.join(repr(m.name) for m in fixed)}.",
+                hint="Leave it in one of them. An app may be in one fixed module and in tenant modules.",
+                id="pg_tenants.E006",
+            )
+
+
+def _apps_in_no_module(modules: Registry) -> Iterator[CheckMessage]:
+    for config in apps.get_app_configs():
+        if modules.of_app(config.label):
+            continue
+        models = [model for model in config.get_models() if model._meta.managed and not model._meta.proxy]
+        ours = [model for model in models if not model._meta.swapped and _is_ours(router.db_for_write(model))]
+        if ours:
+            yield Error(
+                f"The app {config.label!r} has models ({ours[0].__name__}, …) and is in no module, so its tables are "
+                "made nowhere.",
+                hint=f"Add {config.name!r} to the apps of a module in PG_TENANTS['MODULES']: a fixed one for tables "
+                "that all tenants share, a tenant one for tables that each has.",
+                id="pg_tenants.E005",
+            )
+
+
+def _is_ours(alias: str) -> bool:
+    return isinstance(connections[alias], TenantDatabaseWrapperMixin)
+
+
+def _bad_names(config: conf.Config) -> Iterator[CheckMessage]:
+    schemas = [(f"the module {m.name!r}", m.schema) for m in config.modules.values() if m.schema is not None]
+    for owner, name in [*schemas, ("EXTENSIONS_SCHEMA", config.extensions_schema)]:
+        try:
+            validate_schema_name(name, fixed=True)
+        except InvalidSchemaName as exc:
+            yield Error(f"The schema of {owner} has a bad name.", hint=str(exc), id="pg_tenants.E011")
+    for module in config.modules.values():
+        for name in module.extensions:
+            if not EXTENSION_NAME.fullmatch(name):
+                yield Error(
+                    f"The module {module.name!r} has the extension {name!r}, which is no extension's name.",
+                    hint="Use lower-case letters, digits, '_' and '-', as in 'pg_trgm'.",
+                    id="pg_tenants.E012",
+                )
+
+
+def _bad_databases(modules: Registry) -> Iterator[CheckMessage]:
+    for module in modules:
+        if module.database not in connections.settings:
+            yield Error(
+                f"The module {module.name!r} has the database {module.database!r}, which is not in DATABASES.",
+                hint=conf.nearest(module.database, connections.settings),
+                id="pg_tenants.E014",
+            )
+        elif not _is_ours(module.database):
+            engine = connections.settings[module.database]["ENGINE"]
+            yield Error(
+                f"DATABASES[{module.database!r}] has the ENGINE {engine!r}, which knows no tenants.",
+                hint=f"Set it to {conf.ENGINE!r}, or 'pg_tenants.backends.postgis'.",
+                id="pg_tenants.E010",
+            )
+
+
+def _no_tenant_module() -> CheckMessage:
+    return Error(
+        "PG_TENANTS['MODULES'] has no tenant module.",
+        hint="Add one without 'schema', with the apps whose tables each tenant has.",
+        id="pg_tenants.E015",
+    )
+
+
+def check_models(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Find a TENANT_MODEL or DOMAIN_MODEL that cannot be one, and relations that cannot be kept."""
+    config, modules = conf.get(), registry()
+    if config is None or modules is None:
+        return []
+    return [
+        *_model_problems("TENANT_MODEL", config.tenant_model, TenantMixin, modules),
+        *_model_problems("DOMAIN_MODEL", config.domain_model, DomainMixin, modules),
+        *_bad_relations(modules),
+    ]
+
+
+def _model_problems(key: str, name: str, mixin: type[Model], modules: Registry) -> Iterator[CheckMessage]:
+    if not name:
+        return
+    try:
+        model = apps.get_model(name)
+    except (LookupError, ValueError) as exc:
+        yield Error(
+            f"PG_TENANTS[{key!r}] is {name!r}, and there is no such model: {exc}",
+            hint="Write it as 'app_label.ModelName' of an installed app.",
+            id="pg_tenants.E007",
+        )
+        return
+    if not issubclass(model, mixin):
+        yield Error(
+            f"PG_TENANTS[{key!r}] is {name!r}, which does not inherit from {mixin.__name__}.",
+            hint=f"Write class {model.__name__}({mixin.__name__}), from pg_tenants.models.",
+            id="pg_tenants.E007",
+        )
+    homes = modules.of_app(model._meta.app_label)
+    if any(not module.is_fixed for module in homes):
+        yield Error(
+            f"PG_TENANTS[{key!r}] is {name!r}, and its app is in a tenant module, so each tenant would have its own.",
+            hint=f"Move the app {model._meta.app_label!r} to a fixed module, such as one with the schema 'public'.",
+            id="pg_tenants.E008",
+        )
+
+
+def _bad_relations(modules: Registry) -> Iterator[CheckMessage]:
+    for model in apps.get_models(include_auto_created=True):
+        for field in model._meta.local_fields:
+            target = field.related_model
+            if not isinstance(target, type) or not field.remote_field or field.remote_field.parent_link:
+                continue
+            here, there = modules.of_app(model._meta.app_label), modules.of_app(target._meta.app_label)
+            for module in here:
+                reachable = module in there or any(m.is_fixed and m.database == module.database for m in there)
+                if there and not reachable:
+                    yield Error(
+                        f"{model.__name__}.{field.name} of the module {module.name!r} refers to {target.__name__}, "
+                        f"which is in {', '.join(repr(m.name) for m in there)} and cannot be reached from there.",
+                        hint="Put both models into one module, or keep the key in a plain field.",
+                        obj=field,
+                        id="pg_tenants.E013",
+                    )
+
+
+def check_installation(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Find a missing router or middleware, bad options of an alias, and resolvers that cannot be imported."""
+    found: list[CheckMessage] = []
+    if ROUTER not in [r if isinstance(r, str) else f"{type(r).__module__}.{type(r).__name__}" for r in _routers()]:
+        found.append(
+            Error(
+                "The router of pg_tenants is missing.",
+                hint=f"Add {ROUTER!r} to DATABASE_ROUTERS.",
+                id="pg_tenants.E009",
+            )
+        )
+    for alias in connections.settings:
+        connection = connections[alias]
+        if isinstance(connection, TenantDatabaseWrapperMixin):
+            try:
+                connection.tenant_options  # noqa: B018
+            except ConfigurationError as exc:
+                found.append(Error(str(exc), hint="See the settings reference.", id="pg_tenants.E016"))
+    if conf.get() is not None:
+        try:
+            resolvers()
+        except ConfigurationError as exc:
+            found.append(Error(str(exc), hint="See the settings reference.", id="pg_tenants.E017"))
+    return [*found, *_middleware_order()]
+
+
+def _routers() -> Sequence[Any]:
+    return list(settings.DATABASE_ROUTERS)
+
+
+def _middleware_order() -> Iterator[CheckMessage]:
+    names = list(settings.MIDDLEWARE)
+    early = "django.contrib.sessions.middleware.SessionMiddleware"
+    if MIDDLEWARE in names and early in names and names.index(early) < names.index(MIDDLEWARE):
+        yield Warning(
+            "SessionMiddleware comes before TenantMiddleware, so sessions are read before the tenant is known.",
+            hint=f"Move {MIDDLEWARE!r} to the top of MIDDLEWARE.",
+            id="pg_tenants.W001",
+        )
+
+
+def check_databases(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Find servers that cannot be reached, are too old, or lack what the modules need."""
+    found: list[CheckMessage] = []
+    for alias in databases or ():
+        connection = connections[alias]
+        if isinstance(connection, TenantDatabaseWrapperMixin) and connection.is_tenant_aware:
+            try:
+                with no_schema():
+                    connection.ensure_connection()
+                    found.extend(_database_problems(connection, alias))
+            except NotSupportedError as exc:
+                found.append(Error(f"DATABASES[{alias!r}]: {exc}", hint="Upgrade the server.", id="pg_tenants.E021"))
+            except OperationalError as exc:
+                message, _, hint = str(exc).rpartition("\n")
+                found.append(
+                    Error(f"DATABASES[{alias!r}] cannot be used: {message}", hint=hint, id="pg_tenants.E020")
+                )
+            except DatabaseError as exc:
+                found.append(
+                    Error(f"DATABASES[{alias!r}] cannot be used: {exc}", hint="See the message.", id="pg_tenants.E020")
+                )
+    return found
+
+
+def _database_problems(connection: Any, alias: str) -> Iterator[CheckMessage]:
+    modules = registry()
+    assert modules is not None
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT current_user, current_database(), has_database_privilege(current_database(), 'CREATE'),"
+            " current_setting('max_locks_per_transaction')::int, current_setting('shared_preload_libraries')"
+        )
+        user, database, permitted, locks, preloaded = cursor.fetchone()
+        if not permitted:
+            yield Warning(
+                f"The role {user!r} may not create schemas in the database {database!r}, so it can neither migrate the "
+                "first time nor create tenants.",
+                hint=f'Run GRANT CREATE ON DATABASE "{database}" TO "{user}" as the database\'s owner.',
+                id="pg_tenants.W022",
+            )
+        if locks < LOCKS_PER_TRANSACTION:
+            yield Warning(
+                f"max_locks_per_transaction is {locks}. Creating or dropping several tenants in one transaction takes "
+                "more locks than the server has.",
+                hint=f"Set max_locks_per_transaction to {LOCKS_PER_TRANSACTION} or more in postgresql.conf and restart.",
+                id="pg_tenants.W024",
+            )
+        wanted = [name for module in modules if module.database == alias for name in module.extensions]
+        lacking = [name for name in missing(wanted, using=alias) if EXTENSION_NAME.fullmatch(name)]
+        cursor.execute("SELECT name FROM pg_catalog.pg_available_extensions WHERE name = ANY(%s)", [lacking])
+        available = {name for (name,) in cursor.fetchall()}
+    loaded = {entry.strip() for entry in preloaded.split(",")}
+    for name in lacking:
+        if name in PRELOADED and name not in loaded:
+            yield Error(
+                f"The extension {name!r} has to be loaded when the server starts, and is not.",
+                hint=f"Add {name} to shared_preload_libraries in postgresql.conf and restart the server.",
+                id="pg_tenants.E025",
+            )
+        elif name not in available and name != "auto_explain":
+            yield Error(
+                f"The extension {name!r}, which a module needs, is not available on the server of {alias!r}.",
+                hint="Install the package that has it on the server, or use a server image that does.",
+                id="pg_tenants.E023",
+            )

@@ -1,0 +1,279 @@
+"""Settings: one typed, lazy view of ``PG_TENANTS`` and of ``DATABASES[alias]["OPTIONS"]["tenants"]``.
+
+This is the only module that reads Django's settings for the rest of the package. A setting is read when it is needed,
+so ``override_settings`` works.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from psycopg import conninfo
+from psycopg import errors as pg_errors
+
+from pg_tenants.exceptions import ConfigurationError
+
+__all__ = [
+    "ALIAS_KEYS",
+    "ENGINE",
+    "KEYS",
+    "AliasOptions",
+    "Config",
+    "ModuleConfig",
+    "alias_options",
+    "database",
+    "get",
+    "nearest",
+    "require",
+]
+
+ENGINE = "pg_tenants.backends.postgresql"
+
+KEYS = (
+    "TENANT_MODEL",
+    "DOMAIN_MODEL",
+    "MODULES",
+    "EXTENSIONS_SCHEMA",
+    "RESOLVERS",
+    "PUBLIC_HOSTS",
+    "PUBLIC_URLCONF",
+    "PGSERVER",
+)
+"""The keys of ``PG_TENANTS``."""
+
+MODULE_KEYS = ("apps", "schema", "extensions", "database")
+ALIAS_KEYS = ("schema", "pooler", "pgserver", "worker")
+"""The keys of ``OPTIONS["tenants"]``; ``pgserver`` and ``worker`` are set by ``database()`` and by test runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleConfig:
+    """One entry of ``PG_TENANTS["MODULES"]``, as written."""
+
+    name: str
+    apps: tuple[str, ...]
+    schema: str | None = None
+    extensions: tuple[str, ...] = ()
+    database: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """``PG_TENANTS``, parsed.
+
+    ``problems`` holds what is wrong with it, as ``(key, message, hint)``; the system checks report them.
+    """
+
+    tenant_model: str = ""
+    domain_model: str = ""
+    modules: Mapping[str, ModuleConfig] = field(default_factory=dict)
+    extensions_schema: str = "public"
+    resolvers: tuple[Any, ...] = ("pg_tenants.resolvers.DomainResolver",)
+    public_hosts: tuple[str, ...] = ()
+    public_urlconf: str | None = None
+    pgserver: Mapping[str, Any] = field(default_factory=dict)
+    problems: tuple[tuple[str, str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AliasOptions:
+    """``DATABASES[alias]["OPTIONS"]["tenants"]``, parsed."""
+
+    schema: str | None = None
+    pooler: bool | None = None
+    pgserver: bool = False
+    worker: str = ""
+
+
+_parsed: tuple[object, Config] | None = None
+
+
+def get() -> Config | None:
+    """Return the parsed ``PG_TENANTS``, or None where the project has none."""
+    global _parsed
+    raw = getattr(settings, "PG_TENANTS", None)
+    if raw is None:
+        return None
+    cached = _parsed
+    if cached is None or cached[0] is not raw:
+        _parsed = cached = (raw, _parse(raw))
+    return cached[1]
+
+
+def require() -> Config:
+    """Return the parsed ``PG_TENANTS``.
+
+    Raises:
+        ConfigurationError: the project has none.
+    """
+    config = get()
+    if config is None:
+        raise ConfigurationError(
+            "settings.PG_TENANTS is missing. Set it to a dictionary with TENANT_MODEL, DOMAIN_MODEL and MODULES."
+        )
+    return config
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a hint that names the known word nearest to ``word``."""
+    names = list(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    close = close or difflib.get_close_matches(word.upper(), names, n=1, cutoff=0.5)
+    return f"Did you mean {close[0]!r}?" if close else f"Known are {', '.join(names)}."
+
+
+class _Reader:
+    """Takes typed values out of a mapping and collects what is wrong."""
+
+    def __init__(self, raw: Mapping[Any, Any], where: str, problems: list[tuple[str, str, str]]):
+        self.raw, self.where, self.problems = raw, where, problems
+
+    def refuse_unknown(self, known: tuple[str, ...]) -> None:
+        for key in self.raw:
+            if key not in known:
+                self.problems.append(("unknown", f"{self.where} has no key {key!r}.", nearest(str(key), known)))
+
+    def wrong(self, key: str, value: object, wanted: str) -> None:
+        message = f"{self.where}[{key!r}] is {value!r}, of type {type(value).__name__}."
+        self.problems.append(("type", message, f"Set it to {wanted}."))
+
+    def text(self, key: str, default: str = "") -> str:
+        value = self.raw.get(key, default)
+        if isinstance(value, str):
+            return value
+        self.wrong(key, value, "a string")
+        return default
+
+    def optional_text(self, key: str) -> str | None:
+        return None if self.raw.get(key) is None else self.text(key) or None
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        value = self.raw.get(key, ())
+        if isinstance(value, (list, tuple, set)) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        self.wrong(key, value, "a list of strings")
+        return ()
+
+    def mapping(self, key: str) -> Mapping[str, Any]:
+        value = self.raw.get(key) or {}
+        if isinstance(value, Mapping):
+            return value
+        self.wrong(key, value, "a dictionary")
+        return {}
+
+
+def _parse(raw: object) -> Config:
+    problems: list[tuple[str, str, str]] = []
+    if not isinstance(raw, Mapping):
+        message = f"settings.PG_TENANTS is {raw!r}, of type {type(raw).__name__}."
+        return Config(problems=(("type", message, "Set it to a dictionary."),))
+    read = _Reader(raw, "PG_TENANTS", problems)
+    read.refuse_unknown(KEYS)
+    for key in KEYS[:3]:
+        if not raw.get(key):
+            problems.append(("missing", f"PG_TENANTS has no {key!r}.", f"Add {key!r} to settings.PG_TENANTS."))
+    modules = {
+        str(name): module
+        for name, entry in read.mapping("MODULES").items()
+        if (module := _parse_module(str(name), entry, problems))
+    }
+    resolvers = raw.get("RESOLVERS", Config.__dataclass_fields__["resolvers"].default)
+    if not isinstance(resolvers, (list, tuple)) or not resolvers:
+        read.wrong("RESOLVERS", resolvers, "a list of dotted paths or callables")
+        resolvers = ()
+    return Config(
+        tenant_model=read.text("TENANT_MODEL"),
+        domain_model=read.text("DOMAIN_MODEL"),
+        modules=modules,
+        extensions_schema=read.text("EXTENSIONS_SCHEMA", "public"),
+        resolvers=tuple(resolvers),
+        public_hosts=tuple(host.lower() for host in read.texts("PUBLIC_HOSTS")),
+        public_urlconf=read.optional_text("PUBLIC_URLCONF"),
+        pgserver=read.mapping("PGSERVER"),
+        problems=tuple(problems),
+    )
+
+
+def _parse_module(name: str, entry: object, problems: list[tuple[str, str, str]]) -> ModuleConfig | None:
+    where = f"PG_TENANTS['MODULES'][{name!r}]"
+    if not isinstance(entry, Mapping):
+        problems.append(("type", f"{where} is {entry!r}, of type {type(entry).__name__}.", "Set it to a dictionary."))
+        return None
+    read = _Reader(entry, where, problems)
+    read.refuse_unknown(MODULE_KEYS)
+    return ModuleConfig(
+        name=name,
+        apps=read.texts("apps"),
+        schema=read.optional_text("schema"),
+        extensions=read.texts("extensions"),
+        database=read.optional_text("database"),
+    )
+
+
+def alias_options(raw: object, alias: str) -> AliasOptions:
+    """Return the parsed ``OPTIONS["tenants"]`` of a database alias.
+
+    Args:
+        raw: the value as written; None where there is none.
+        alias: the alias, for messages.
+
+    Raises:
+        ConfigurationError: it has an unknown key or a value of a wrong type.
+    """
+    if raw is None:
+        return AliasOptions()
+    where = f"DATABASES[{alias!r}]['OPTIONS']['tenants']"
+    if not isinstance(raw, Mapping):
+        raise ConfigurationError(f"{where} is {raw!r}. Set it to a dictionary.")
+    problems: list[tuple[str, str, str]] = []
+    read = _Reader(raw, where, problems)
+    read.refuse_unknown(ALIAS_KEYS)
+    schema, pooler = read.optional_text("schema"), raw.get("pooler")
+    if pooler is not None and not isinstance(pooler, bool):
+        read.wrong("pooler", pooler, "True, False, or None to find out")
+    if problems:
+        raise ConfigurationError(" ".join(f"{message} {hint}" for _, message, hint in problems))
+    return AliasOptions(schema, pooler, bool(raw.get("pgserver")), read.text("worker"))
+
+
+def database(url: str, **options: Any) -> dict[str, Any]:
+    """Return an entry for ``DATABASES`` with the engine of pg_tenants.
+
+    Args:
+        url: ``postgresql://user:password@host:port/name?sslmode=require``, with any parameter of libpq; or
+            ``pgserver://`` (``pgserver:///name`` for another database than ``postgres``) for the development server
+            of ``PG_TENANTS["PGSERVER"]``, which the first connection starts.
+        options: put into ``OPTIONS``, such as ``pool=True`` or ``tenants={...}``.
+
+    Raises:
+        ConfigurationError: the URL is not one of PostgreSQL's.
+    """
+    scheme = url.partition(":")[0] if "://" in url else ""
+    if scheme == "pgserver":
+        name = urlsplit(url).path.strip("/") or "postgres"
+        tenants = {**options.pop("tenants", {}), "pgserver": True}
+        return {"ENGINE": ENGINE, "NAME": name, "OPTIONS": {**options, "tenants": tenants}}
+    if scheme not in ("postgresql", "postgres", "pgsql"):
+        raise ConfigurationError(
+            f"The database URL begins with {scheme + '://' if scheme else 'no scheme'!r}. "
+            "Write postgresql://user:password@host:5432/name, or pgserver:// for the development server."
+        )
+    try:
+        # libpq's own words about a bad URL may contain the password, so they stay out of the message.
+        parts: dict[str, Any] = conninfo.conninfo_to_dict("postgresql" + url[len(scheme) :])
+    except pg_errors.Error:
+        parts = {}
+    if not parts.get("dbname"):
+        raise ConfigurationError(
+            "The database URL cannot be read, or names no database. Write postgresql://user:password@host:5432/name, "
+            "and percent-encode special characters in the password."
+        )
+    entry = {"ENGINE": ENGINE, "NAME": parts.pop("dbname")}
+    for key in ("user", "password", "host", "port"):
+        entry[key.upper()] = str(parts.pop(key, "") or "")
+    return {**entry, "OPTIONS": {**parts, **options}}

@@ -1,0 +1,253 @@
+"""The active schema: which tenant the current thread, task or request works for.
+
+It lives in one context variable, so it follows async code and never crosses threads by itself. The contexts keep no
+state on themselves or on the tenant: each entry is a link of a chain that the variable holds. So one instance may be
+shared by threads and tasks, entered twice, and used as a decorator.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+from asgiref.sync import iscoroutinefunction
+
+__all__ = [
+    "ActiveContext",
+    "ActiveSchema",
+    "activate",
+    "active",
+    "bind",
+    "current_schema",
+    "current_tenant",
+    "deactivate",
+    "no_schema",
+    "schema_context",
+    "tenant_context",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveSchema:
+    """What is active: the schema's name, its module where that is known, and the tenant where there is one."""
+
+    schema_name: str
+    module: str | None = None
+    tenant: Any = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Entry:
+    """One link: what is active, the entry around it, and the context that made it."""
+
+    active: ActiveSchema | None
+    outer: _Entry | None
+    owner: object
+
+
+_current: ContextVar[_Entry | None] = ContextVar("pg_tenants_active_schema", default=None)
+
+
+def active() -> ActiveSchema | None:
+    """Return what is active here, or None."""
+    entry = _current.get()
+    return None if entry is None else entry.active
+
+
+def current_schema() -> str | None:
+    """Return the name of the active schema, or None."""
+    entry = _current.get()
+    return None if entry is None or entry.active is None else entry.active.schema_name
+
+
+def current_tenant() -> Any:
+    """Return the active tenant, or None where none is active or a schema was named without its tenant."""
+    entry = _current.get()
+    return None if entry is None or entry.active is None else entry.active.tenant
+
+
+class ActiveContext:
+    """Makes something active for a while: ``with``, ``async with``, or a decorator."""
+
+    def __init__(self, target: ActiveSchema | None, value: Any = None):
+        self.target = target
+        self._value = value
+
+    def __enter__(self) -> Any:
+        _current.set(_Entry(self.target, _current.get(), self))
+        return self._value
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        entry = _current.get()
+        while entry is not None and entry.owner is not self:
+            entry = entry.outer
+        # No entry of ours: a generator that was closed in another context than the one that ran it. That context never
+        # had our entry, so nothing is to be taken back there.
+        if entry is not None:
+            _current.set(entry.outer)
+
+    async def __aenter__(self) -> Any:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(exc_type, exc, traceback)
+
+    def __call__(self, function: F) -> F:
+        if inspect.isasyncgenfunction(function):
+            wrapper = self._wrap_async_generator(function)
+        elif inspect.isgeneratorfunction(function):
+            wrapper = self._wrap_generator(function)
+        elif iscoroutinefunction(function):
+            wrapper = self._wrap_coroutine(function)
+        else:
+            wrapper = self._wrap_function(function)
+        return cast(F, functools.wraps(function)(wrapper))
+
+    def _wrap_function(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return call
+
+    def _wrap_coroutine(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return await function(*args, **kwargs)
+
+        return call
+
+    def _wrap_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            # Each step runs in a context of the generator's own: what is active inside is never seen by the loop that
+            # consumes it, and the other way round.
+            own = copy_context()
+            own.run(self.__enter__)
+            generator = function(*args, **kwargs)
+            try:
+                step: Callable[[], Any] = functools.partial(next, generator)
+                while True:
+                    try:
+                        item = own.run(step)
+                    except StopIteration as stop:
+                        return stop.value
+                    try:
+                        step = functools.partial(generator.send, (yield item))
+                    except GeneratorExit:
+                        raise
+                    except BaseException as exc:
+                        step = functools.partial(generator.throw, exc)
+            finally:
+                own.run(generator.close)
+
+        return call
+
+    def _wrap_async_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            generator = function(*args, **kwargs)
+            try:
+                step = functools.partial(generator.asend, None)
+                while True:
+                    try:
+                        with self:
+                            item = await step()
+                    except StopAsyncIteration:
+                        return
+                    try:
+                        step = functools.partial(generator.asend, (yield item))
+                    except GeneratorExit:
+                        raise
+                    except BaseException as exc:
+                        step = functools.partial(generator.athrow, exc)
+            finally:
+                with self:
+                    await generator.aclose()
+
+        return call
+
+
+class schema_context(ActiveContext):  # noqa: N801
+    """Make a schema active: ``with schema_context("billing"): ...``, also ``async with`` and as a decorator.
+
+    Args:
+        schema_name: a fixed module's schema, or a tenant's. That it exists is proved by each statement.
+        module: the tenant module that the schema belongs to, where a project has several.
+
+    Raises:
+        TypeError: the name is no string.
+    """
+
+    def __init__(self, schema_name: str, *, module: str | None = None):
+        super().__init__(_target(schema_name, module), schema_name)
+
+
+class tenant_context(ActiveContext):  # noqa: N801
+    """Make a tenant active: ``with tenant_context(acme): ...``, also ``async with`` and as a decorator.
+
+    Args:
+        tenant: an instance of the TENANT_MODEL.
+
+    Raises:
+        TypeError: the value is no tenant.
+    """
+
+    def __init__(self, tenant: Any):
+        super().__init__(_target_of(tenant), tenant)
+
+
+class no_schema(ActiveContext):  # noqa: N801
+    """Make nothing active for a while: statements see the fixed modules alone."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+
+def activate(target: Any) -> None:
+    """Make a tenant, or a schema by its name, active until something else is or the context around ends.
+
+    Args:
+        target: an instance of the TENANT_MODEL, or a schema's name.
+
+    Raises:
+        TypeError: the value is neither.
+    """
+    _replace(_target(target, None) if isinstance(target, str) else _target_of(target))
+
+
+def deactivate() -> None:
+    """Make nothing active until something else is or the context around ends."""
+    _replace(None)
+
+
+def bind(function: F) -> F:
+    """Return ``function`` bound to what is active now, for work that is done later or in another thread."""
+    return ActiveContext(active())(function)
+
+
+def _replace(target: ActiveSchema | None) -> None:
+    entry = _current.get()
+    _current.set(_Entry(target, None, None) if entry is None else _Entry(target, entry.outer, entry.owner))
+
+
+def _target(schema_name: object, module: str | None) -> ActiveSchema:
+    if not isinstance(schema_name, str) or not schema_name:
+        raise TypeError(f"{schema_name!r} is no schema's name. Give a string, or use tenant_context for a tenant.")
+    return ActiveSchema(schema_name, module)
+
+
+def _target_of(tenant: Any) -> ActiveSchema:
+    schema_name = getattr(tenant, "schema_name", None)
+    if isinstance(tenant, str) or not isinstance(schema_name, str) or not schema_name:
+        raise TypeError(f"{tenant!r} is no tenant: it has no schema_name. Use schema_context for a schema's name.")
+    return ActiveSchema(schema_name, getattr(tenant, "module", None) or None, tenant)

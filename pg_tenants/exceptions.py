@@ -1,0 +1,80 @@
+"""All errors of the package: one family, whose messages name the value, the cause and the remedy."""
+
+from __future__ import annotations
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import IntegrityError, NotSupportedError, ProgrammingError
+from django.http import Http404
+
+__all__ = [
+    "ConfigurationError",
+    "DatabaseUnavailable",
+    "ExtensionUnavailable",
+    "InvalidSchemaName",
+    "MigrationFailed",
+    "NoActiveTenant",
+    "PgTenantsError",
+    "SchemaDoesNotExist",
+    "SchemaExists",
+    "SchemaNotPermitted",
+    "ServerError",
+    "TenantInUse",
+    "TenantNotFound",
+    "UnsafeStatement",
+]
+
+
+class PgTenantsError(Exception):
+    """Base of every error that pg_tenants raises on purpose."""
+
+
+class ConfigurationError(PgTenantsError, ImproperlyConfigured):
+    """A setting is missing, unknown or contradicts another one."""
+
+
+class InvalidSchemaName(PgTenantsError, ValueError):
+    """A name that may not be a schema's."""
+
+
+class NoActiveTenant(PgTenantsError, ProgrammingError):
+    """A tenant's table was asked for while no tenant is active."""
+
+
+class SchemaDoesNotExist(PgTenantsError, ProgrammingError):
+    """The active schema is not in the database, or pg_tenants did not make it."""
+
+
+class SchemaNotPermitted(PgTenantsError, ProgrammingError):
+    """The database role may not use, or not make, a schema."""
+
+
+class SchemaExists(PgTenantsError, IntegrityError):
+    """A schema of this name is there already."""
+
+
+class TenantInUse(PgTenantsError, ProgrammingError):
+    """A tenant cannot be changed in this way while it is active."""
+
+
+class UnsafeStatement(PgTenantsError, NotSupportedError):
+    """A statement that cannot be bound to its tenant."""
+
+
+class ExtensionUnavailable(PgTenantsError):
+    """A PostgreSQL extension that a module needs cannot be installed."""
+
+
+class DatabaseUnavailable(PgTenantsError):
+    """The database cannot be used for migrating."""
+
+
+class MigrationFailed(PgTenantsError):
+    """At least one schema could not be migrated."""
+
+
+class TenantNotFound(PgTenantsError, Http404):
+    """No tenant answers to this request."""
+
+
+class ServerError(PgTenantsError):
+    """The PostgreSQL server for development cannot be started, stopped or described."""

@@ -1,0 +1,73 @@
+"""``create_tenant``: a tenant's row, schema and domain."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django.core.exceptions import FieldDoesNotExist, ValidationError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import router, transaction
+
+from pg_tenants.exceptions import PgTenantsError
+from pg_tenants.models import domain_model, normalize_domain, tenant_model
+
+
+class Command(BaseCommand):
+    """Create a tenant."""
+
+    help = "Creates a tenant: its row, its schema with all tables, and a domain if one is given."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add the options."""
+        parser.add_argument("schema_name", help="The schema, which is also the tenant's name in commands.")
+        parser.add_argument("--domain", help="The host that leads to the tenant, such as acme.example.com.")
+        parser.add_argument("--module", default="", help="The tenant module, where the project has several.")
+        parser.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="FIELD=VALUE",
+            dest="fields",
+            help="A field of the tenant model, such as --set name=Acme; repeatable.",
+        )
+        parser.add_argument("--json", action="store_true", help="Print the result as JSON.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Create the tenant."""
+        model = tenant_model()
+        fields = dict(self._field(model, text) for text in options["fields"])
+        tenant = model(schema_name=options["schema_name"], module=options["module"], **fields)
+        using = router.db_for_write(model, instance=tenant)
+        try:
+            tenant.full_clean(exclude=["status"])
+            with transaction.atomic(using=using):
+                tenant.save(using=using)
+                if options["domain"]:
+                    domain = normalize_domain(options["domain"])
+                    row = domain_model()(domain=domain, tenant=tenant, is_primary=True)
+                    row.full_clean()
+                    row.save(using=using)
+        except ValidationError as exc:
+            raise CommandError("\n".join(exc.messages)) from exc
+        except PgTenantsError as exc:
+            raise CommandError(str(exc)) from exc
+        if options["json"]:
+            self.stdout.write(json.dumps({"schema_name": tenant.schema_name, "domain": options["domain"]}))
+        elif options["verbosity"]:
+            where = f" at {options['domain']}" if options["domain"] else ""
+            self.stdout.write(self.style.SUCCESS(f"Created tenant {tenant.schema_name}{where}."))
+
+    def _field(self, model: Any, text: str) -> tuple[str, Any]:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise CommandError(f"--set {text!r} has no '='. Write it as FIELD=VALUE.")
+        try:
+            field = model._meta.get_field(name)
+        except FieldDoesNotExist as exc:
+            known = ", ".join(field.name for field in model._meta.fields)
+            raise CommandError(f"{model.__name__} has no field {name!r}. It has {known}.") from exc
+        try:
+            return field.attname, field.to_python(value)
+        except ValidationError as exc:
+            raise CommandError(f"--set {text!r}: {' '.join(exc.messages)}") from exc

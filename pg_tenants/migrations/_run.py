@@ -1,0 +1,265 @@
+"""Migrating: every module in every schema."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from django.apps import apps as installed
+from django.core.management.sql import emit_post_migrate_signal, emit_pre_migrate_signal
+from django.db import DEFAULT_DB_ALIAS
+from django.db.migrations.loader import AmbiguityError
+from django.db.migrations.migration import Migration
+from django.db.migrations.state import ModelState, ProjectState
+
+from pg_tenants import extensions, schemas
+from pg_tenants.conf import nearest
+from pg_tenants.context import ActiveContext
+from pg_tenants.exceptions import ConfigurationError, MigrationFailed
+from pg_tenants.migrations._executor import Key, ModuleExecutor, ModuleLoader
+from pg_tenants.migrations._report import Report, SchemaResult
+from pg_tenants.migrations._targets import Target, choose, fixed_targets, required_registry, tenant_targets
+from pg_tenants.schemas import tenant_connection
+
+__all__ = ["Options", "apply", "migrate_target", "prepare_database"]
+
+Plan = list[tuple[Migration, bool]]
+Progress = Callable[[str, Target, str], None]
+"""Called with an event (``start``, ``migration``, ``done``, ``failed``), the schema, and a detail for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to do in each schema; the fields mean what the options of Django's ``migrate`` mean."""
+
+    app_label: str | None = None
+    migration_name: str | None = None
+    fake: bool = False
+    fake_initial: bool = False
+    plan: bool = False
+    run_syncdb: bool = False
+    verbosity: int = 1
+    interactive: bool = False
+    stdout: TextIO | None = None
+
+
+def apply(
+    options: Options = Options(),
+    *,
+    using: str = DEFAULT_DB_ALIAS,
+    names: Iterable[str] = (),
+    modules: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    progress: Progress | None = None,
+) -> Report:
+    """Migrate the schemas that live on an alias: fixed modules first, then tenants.
+
+    A schema that fails stops no other, except that no tenant is touched where a fixed module has failed.
+
+    Args:
+        options: what to do in each schema.
+        using: the database alias.
+        names: schemas; none means all.
+        modules: modules; none means all.
+        exclude: patterns of schemas to leave alone.
+        progress: told what happens.
+
+    Returns:
+        what happened in each schema, errors included.
+
+    Raises:
+        ConfigurationError: a schema, module, app or migration is unknown.
+        ExtensionUnavailable: a module's extension cannot be installed.
+        SchemaNotPermitted: a fixed module's schema cannot be created.
+        MigrationFailed: an app has migrations that conflict.
+    """
+    names, modules, exclude = list(names), list(modules), list(exclude)
+    loader = ModuleLoader(None, ())
+    _refuse_conflicts(loader)
+    _refuse_unknown_app(loader, options)
+    fixed = fixed_targets(using)
+    fixed_names = {target.schema for target in fixed}
+    if not options.plan:
+        prepare_database(using, fixed)
+    report = Report()
+    # Tenants are listed after the fixed modules are migrated: their table may be one of them.
+    first = choose(fixed, names=[name for name in names if name in fixed_names], modules=modules, exclude=exclude)
+    if names and not fixed_names & set(names):
+        first = []
+    _run_all(first, options, using, report, progress)
+    if report.failed:
+        return report
+    rest = [name for name in names if name not in fixed_names]
+    if not names or rest:
+        _run_all(
+            choose(tenant_targets(using), names=rest, modules=modules, exclude=exclude), options, using, report, progress
+        )
+    return report
+
+
+def prepare_database(using: str, fixed: Sequence[Target]) -> None:
+    """Install the modules' extensions and make the fixed modules' schemas."""
+    modules = required_registry()
+    connection = tenant_connection(using)
+    connection.prepare_database()
+    wanted = [name for module in modules if module.database == using for name in module.extensions]
+    extensions.install(wanted, schema=modules.extensions_schema, using=using)
+    for target in fixed:
+        schemas.create(target.schema, using=using, if_not_exists=True)
+
+
+def _run_all(
+    targets: Sequence[Target], options: Options, using: str, report: Report, progress: Progress | None
+) -> None:
+    for target in targets:
+        if options.app_label and options.app_label not in target.apps:
+            continue
+        result = SchemaResult(target.schema, target.module_names)
+        report.results.append(result)
+        started = time.monotonic()
+        try:
+            result.applied = migrate_target(target, options, using=using, progress=progress)
+        except ConfigurationError:
+            raise
+        except Exception as exc:  # noqa: BLE001  # whatever a migration raises is this schema's result
+            result.error = exc
+            if progress:
+                progress("failed", target, str(exc))
+        result.seconds = time.monotonic() - started
+
+
+def migrate_target(
+    target: Target,
+    options: Options = Options(),
+    *,
+    using: str = DEFAULT_DB_ALIAS,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Migrate one schema, and return the migrations that were run, or in a plan would be.
+
+    Raises:
+        Exception: whatever a migration raises; that migration is rolled back if it is atomic.
+    """
+    connection = tenant_connection(using)
+    # Nothing is made for a plan, so a schema may still be missing; then it is taken for an empty one.
+    blank = options.plan and not schemas.is_ready(target.schema, using=using)
+    with ActiveContext(target.active):
+        executor = ModuleExecutor(connection, target.apps, _callback(target, progress), blank=blank)
+        executor.loader.check_consistent_history(connection)
+        goals = _goals(executor, options)
+        plan = executor.migration_plan(goals)
+        names = [("-" if backwards else "") + f"{m.app_label}.{m.name}" for m, backwards in plan]
+        if options.plan:
+            return names
+        if progress:
+            progress("start", target, "")
+        synced = _sync_unmigrated(executor, target, options, connection) if options.run_syncdb else []
+        if plan or synced:
+            _migrate(executor, goals, plan, options, connection)
+        if progress:
+            progress("done", target, "")
+        return names + synced
+
+
+def _migrate(executor: ModuleExecutor, goals: list[Any], plan: Plan, options: Options, connection: Any) -> None:
+    before = executor._create_project_state(with_applied_migrations=True)
+    signal = {"stdout": options.stdout or sys.stdout, "plan": plan}
+    emit_pre_migrate_signal(
+        options.verbosity, options.interactive, connection.alias, apps=before.apps, **signal
+    )
+    after: ProjectState = executor.migrate(
+        goals, plan=plan, state=before.clone(), fake=options.fake, fake_initial=options.fake_initial
+    )
+    # Receivers of post_migrate see apps without migrations as they are installed, as Django's command does it.
+    after.clear_delayed_apps_cache()
+    rendered = after.apps
+    with rendered.bulk_update():
+        keys = [(state.app_label, state.name_lower) for state in rendered.real_models]
+        for key in keys:
+            rendered.unregister_model(*key)
+    rendered.render_multiple([ModelState.from_model(installed.get_model(*key)) for key in keys])
+    emit_post_migrate_signal(
+        options.verbosity, options.interactive, connection.alias, apps=rendered, **signal
+    )
+
+
+def _callback(target: Target, progress: Progress | None) -> Callable[..., None] | None:
+    if progress is None:
+        return None
+    tell = progress
+
+    def callback(action: str, migration: Migration | None = None, fake: bool = False) -> None:
+        if action in ("apply_success", "unapply_success") and migration is not None:
+            verb = "Unapplied" if action.startswith("un") else "Applied"
+            tell("migration", target, f"{verb} {migration}{' (faked)' if fake else ''}")
+
+    return callback
+
+
+def _refuse_conflicts(loader: ModuleLoader) -> None:
+    conflicts = loader.detect_conflicts()
+    if conflicts:
+        names = "; ".join(f"{', '.join(names)} in {app}" for app, names in sorted(conflicts.items()))
+        raise MigrationFailed(
+            f"Conflicting migrations: there are several leaf nodes in the migration graph ({names}). Run "
+            "'python manage.py makemigrations --merge'."
+        )
+
+
+def _refuse_unknown_app(loader: ModuleLoader, options: Options) -> None:
+    label = options.app_label
+    if label is None:
+        return
+    if label not in installed.app_configs:
+        known = [config.label for config in installed.get_app_configs()]
+        raise ConfigurationError(f"No installed app has the label {label!r}. {nearest(label, known)}")
+    if not required_registry().of_app(label):
+        raise ConfigurationError(
+            f"The app {label!r} is in no module, so no schema has its tables. Add it to a module of "
+            "PG_TENANTS['MODULES']."
+        )
+    if label not in loader.migrated_apps and not options.run_syncdb:
+        raise ConfigurationError(f"The app {label!r} has no migrations. Run 'python manage.py makemigrations {label}'.")
+
+
+def _goals(executor: ModuleExecutor, options: Options) -> list[Any]:
+    """Return the targets of Django's executor."""
+    label, name = options.app_label, options.migration_name
+    if label is None:
+        return executor.own_targets()
+    if name is None:
+        return [key for key in executor.loader.graph.leaf_nodes() if key[0] == label]
+    if name == "zero":
+        return [(label, None)]
+    try:
+        migration = executor.loader.get_migration_by_prefix(label, name)
+    except AmbiguityError as exc:
+        raise ConfigurationError(f"More than one migration of {label!r} begins with {name!r}. Give more of it.") from exc
+    except KeyError as exc:
+        raise ConfigurationError(
+            f"The app {label!r} has no migration that begins with {name!r}. See 'manage.py showmigrations {label}'."
+        ) from exc
+    key: Key = (label, migration.name)
+    if key not in executor.loader.graph.nodes and key in executor.loader.replacements:
+        key = executor.loader.replacements[key].replaces[-1]
+    return [key]
+
+
+def _sync_unmigrated(executor: ModuleExecutor, target: Target, options: Options, connection: Any) -> list[str]:
+    """Make the tables of apps without migrations, as Django's ``--run-syncdb`` does; return them as ``app.table``."""
+    from django.core.management.commands.migrate import Command
+
+    labels = executor.loader.unmigrated_apps & target.apps
+    if options.app_label:
+        labels &= {options.app_label}
+    if not labels:
+        return []
+    with connection.cursor() as cursor:
+        before = set(connection.introspection.table_names(cursor))
+        command = Command(stdout=options.stdout)
+        command.verbosity = 0
+        command.sync_apps(connection, labels)
+        return [f"(tables).{name}" for name in connection.introspection.table_names(cursor) if name not in before]

@@ -1,0 +1,240 @@
+"""The registry of modules: which app lives in which schema, and what each schema's search path is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from django.apps import AppConfig, apps
+from django.db import DEFAULT_DB_ALIAS
+
+from pg_tenants import conf
+from pg_tenants.context import ActiveSchema
+from pg_tenants.exceptions import ConfigurationError, NoActiveTenant
+
+if TYPE_CHECKING:
+    from django.db.models import Model
+
+__all__ = ["Module", "Registry", "TableName", "mark_ambiguous_tables", "registry"]
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A named group of apps with a placement of its own.
+
+    Attributes:
+        name: the key in ``PG_TENANTS["MODULES"]``.
+        schema: the schema of a fixed module; None for a tenant module, which has a schema per tenant.
+        apps: labels of its apps.
+        extensions: PostgreSQL extensions that its tables need.
+        database: the alias it lives on.
+    """
+
+    name: str
+    schema: str | None
+    apps: tuple[str, ...]
+    extensions: tuple[str, ...]
+    database: str
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the module lives in one named schema."""
+        return self.schema is not None
+
+
+class Registry:
+    """All modules of the project, looked up by app, by schema and by alias."""
+
+    def __init__(self, config: conf.Config):
+        self._config = config
+        self.extensions_schema = config.extensions_schema
+        self.modules: dict[str, Module] = {
+            name: Module(
+                name=name,
+                schema=module.schema,
+                apps=tuple(label for entry in module.apps if (label := app_label(entry)) is not None),
+                extensions=module.extensions,
+                database=module.database or DEFAULT_DB_ALIAS,
+            )
+            for name, module in config.modules.items()
+        }
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self.modules.values())
+
+    @cached_property
+    def fixed(self) -> tuple[Module, ...]:
+        """Return the fixed modules in the order of the setting."""
+        return tuple(module for module in self if module.is_fixed)
+
+    @cached_property
+    def tenant(self) -> tuple[Module, ...]:
+        """Return the tenant modules in the order of the setting."""
+        return tuple(module for module in self if not module.is_fixed)
+
+    @cached_property
+    def _by_app(self) -> dict[str, tuple[Module, ...]]:
+        found: dict[str, tuple[Module, ...]] = {}
+        for module in self:
+            for label in module.apps:
+                found[label] = (*found.get(label, ()), module)
+        return found
+
+    @cached_property
+    def fixed_schemas(self) -> dict[str, Module]:
+        """Return the fixed modules by their schema; two modules may share one, then the first is named."""
+        return {module.schema: module for module in reversed(self.fixed) if module.schema}
+
+    def of_app(self, label: str) -> tuple[Module, ...]:
+        """Return the modules that an app is in; empty for an app in none."""
+        return self._by_app.get(label, ())
+
+    def of_schema(self, schema: str) -> tuple[Module, ...]:
+        """Return the fixed modules that live in ``schema``."""
+        return tuple(module for module in self.fixed if module.schema == schema)
+
+    def of_active(self, target: ActiveSchema) -> tuple[Module, ...]:
+        """Return the modules whose tables are in an active schema.
+
+        Raises:
+            ConfigurationError: a tenant's module is unknown, or not given where the project has several.
+        """
+        return self.of_schema(target.schema_name) or (self.tenant_module(target.module, target.schema_name),)
+
+    def tenant_module(self, name: str | None, schema: str = "") -> Module:
+        """Return the tenant module called ``name``, or the only one where no name is given.
+
+        Raises:
+            ConfigurationError: there is none of that name, or several and none is named.
+        """
+        if name:
+            module = self.modules.get(name)
+            if module is None or module.is_fixed:
+                raise ConfigurationError(
+                    f"The tenant {schema!r} is of module {name!r}, which is no tenant module of PG_TENANTS['MODULES']. "
+                    + conf.nearest(name, (module.name for module in self.tenant))
+                )
+            return module
+        if len(self.tenant) != 1:
+            names = ", ".join(repr(module.name) for module in self.tenant) or "none"
+            raise ConfigurationError(
+                f"Which module the schema {schema!r} belongs to cannot be told: PG_TENANTS['MODULES'] has these tenant "
+                f"modules: {names}. Give the tenant's field 'module', or schema_context(..., module=...)."
+            )
+        return self.tenant[0]
+
+    def search_path(self, schema: str | None, alias: str) -> tuple[str, ...]:
+        """Return the schemas that statements look in, before the extensions': the active one, the fixed modules'.
+
+        Args:
+            schema: the active schema; None for the path without a tenant.
+            alias: the database alias; only modules that live in its database are on the path.
+        """
+        owners = {module.database for module in self}
+        # An alias that owns no module is another way into the default database, such as a read-only one.
+        home = alias if alias in owners else DEFAULT_DB_ALIAS
+        path = dict.fromkeys((schema,) if schema else ())
+        path.update(dict.fromkeys(module.schema for module in self.fixed if module.schema and module.database == home))
+        return tuple(path)
+
+
+def app_label(entry: str) -> str | None:
+    """Return the label of an installed app given by label, name, or the path of its AppConfig; None if not installed."""
+    config = _app_config(entry)
+    return None if config is None else config.label
+
+
+def _app_config(entry: str) -> AppConfig | None:
+    for config in apps.get_app_configs():
+        if entry in (config.label, config.name, f"{type(config).__module__}.{type(config).__qualname__}"):
+            return config
+    return None
+
+
+_built: tuple[conf.Config, object, Registry] | None = None
+
+
+def registry() -> Registry | None:
+    """Return the registry of the current settings, or None where the project has no ``PG_TENANTS``."""
+    global _built
+    config = conf.get()
+    if config is None:
+        return None
+    built = _built
+    # The mapping of app configs is replaced whenever INSTALLED_APPS are overridden.
+    if built is None or built[0] is not config or built[1] is not apps.app_configs:
+        apps.check_apps_ready()
+        built = (config, apps.app_configs, Registry(config))
+        _built = built
+    return built[2]
+
+
+class TableName(str):
+    """A model's table name that several modules have, so the model's app decides where it is looked for.
+
+    It equals the plain name, and no other app's table of that name; the quoting of identifiers qualifies it.
+    """
+
+    __slots__ = ("app",)
+    app: str
+
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(other) and self.app == getattr(other, "app", self.app)
+
+    __hash__ = str.__hash__
+
+    @classmethod
+    def of(cls, name: str, app: str) -> TableName:
+        """Return ``name`` as the table of a model in the app with this label."""
+        table = cls(name)
+        table.app = app
+        return table
+
+    def __getnewargs__(self) -> tuple[str]:
+        return (str(self),)
+
+    def schema(self, active: ActiveSchema | None, modules: Registry) -> str | None:
+        """Return the schema to qualify the table by, or None where the search path finds it first.
+
+        Raises:
+            NoActiveTenant: the app is in a tenant module too, and neither a tenant nor a schema that has it is active.
+        """
+        homes = modules.of_app(self.app)
+        if not homes:
+            return None
+        if active is not None and any(module in homes for module in modules.of_active(active)):
+            return None
+        if len(homes) == 1 and homes[0].is_fixed:
+            return homes[0].schema
+        fixed = [module.schema for module in homes if module.is_fixed]
+        shared = f", or schema_context({fixed[0]!r}) for the shared table" if fixed else ""
+        raise NoActiveTenant(
+            f"The table {str(self)!r} of app {self.app!r} is a tenant's, and no tenant with it is active. "
+            f"Use tenant_context(tenant){shared}."
+        )
+
+
+def mark_ambiguous_tables(models: Iterable[type[Model]] | None = None) -> list[type[Any]]:
+    """Mark the tables whose name alone does not say which schema is meant, and return their models.
+
+    These are tables of one name in several modules, and tables of an app that is in a fixed and in a tenant module.
+    """
+    found = registry()
+    if found is None:
+        return []
+    by_name: dict[str, list[type[Model]]] = {}
+    for model in models if models is not None else apps.get_models(include_auto_created=True):
+        meta = model._meta
+        if not meta.proxy and meta.managed and found.of_app(meta.app_label):
+            by_name.setdefault(meta.db_table, []).append(model)
+    marked = []
+    for name, group in by_name.items():
+        placements = {module.name for model in group for module in found.of_app(model._meta.app_label)}
+        fixed = any(module.is_fixed for model in group for module in found.of_app(model._meta.app_label))
+        if len(placements) > 1 and fixed:
+            for model in group:
+                model._meta.db_table = TableName.of(str(name), model._meta.app_label)
+                marked.append(model)
+    return marked

@@ -1,0 +1,91 @@
+"""What a schema may be called, and what it is called in the database."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from pg_tenants.exceptions import InvalidSchemaName
+
+__all__ = ["MARKER_TABLE", "MAX_SCHEMA_NAME_BYTES", "physical_name", "validate_schema_name"]
+
+MARKER_TABLE = "pg_tenants_marker"
+"""The table that each schema of ours has from its first moment; locking it proves that the schema is there."""
+
+_IDENTIFIER_BYTES = 63  # NAMEDATALEN - 1 in a PostgreSQL built with default settings.
+_WORKER_PREFIX_BYTES = len("test_master_")
+MAX_SCHEMA_NAME_BYTES = _IDENTIFIER_BYTES - _WORKER_PREFIX_BYTES
+"""Longest schema name in bytes; what is left of PostgreSQL's 63 is room for a test worker's prefix."""
+
+_SHAPE = re.compile(r"[a-z][a-z0-9_]*")
+_SYSTEM_SCHEMAS = frozenset({"public", "information_schema"})
+
+# Categories R and T of pg_get_keywords() in PostgreSQL 15 to 18: a schema of such a name has to be quoted in SQL.
+_KEYWORDS = frozenset(
+    """
+    all analyse analyze and any array as asc asymmetric authorization binary both case cast check collate collation
+    column concurrently constraint create cross current_catalog current_date current_role current_schema current_time
+    current_timestamp current_user default deferrable desc distinct do else end except false fetch for foreign freeze
+    from full grant group having ilike in initially inner intersect into is isnull join lateral leading left like limit
+    localtime localtimestamp natural not notnull null offset on only or order outer overlaps placing primary references
+    returning right select session_user similar some symmetric system_user table tablesample then to trailing true union
+    unique user using variadic verbose when where window with
+    """.split()
+)
+
+
+def validate_schema_name(name: object, *, taken: Iterable[str] = (), fixed: bool = False) -> str:
+    """Return ``name`` if a schema may be called so.
+
+    Args:
+        name: the name in question.
+        taken: names that other parts of the project have claimed, such as fixed modules' schemas.
+        fixed: the name is a fixed module's, so ``public`` is allowed.
+
+    Raises:
+        InvalidSchemaName: it may not; the message says why.
+    """
+    reason = _reason_against(name, frozenset(taken), fixed)
+    if reason:
+        raise InvalidSchemaName(
+            f"{name!r} cannot be a schema's name: {reason}. Use lower-case ASCII letters, digits and underscores, "
+            f"a letter first, {MAX_SCHEMA_NAME_BYTES} bytes at most."
+        )
+    assert isinstance(name, str)
+    return name
+
+
+def _reason_against(name: object, taken: frozenset[str], fixed: bool) -> str | None:
+    if not isinstance(name, str):
+        return f"it is of type {type(name).__name__}, not a string"
+    if fixed and name == "public":
+        return None
+    if name in _SYSTEM_SCHEMAS:
+        return "PostgreSQL uses this schema itself" if name != "public" else "it is the shared schema of every database"
+    if not name:
+        return "it is empty"
+    if not _SHAPE.fullmatch(name):
+        return "it has other characters than a-z, 0-9 and _, or does not begin with a letter"
+    if name.startswith("pg_"):
+        return "PostgreSQL keeps names that begin with pg_ for itself"
+    size = len(name.encode())
+    if size > MAX_SCHEMA_NAME_BYTES:
+        return f"it has {size} bytes, more than {MAX_SCHEMA_NAME_BYTES}"
+    if name in _KEYWORDS:
+        return "it is a reserved word of SQL"
+    if name in taken:
+        return "another part of the project has this schema"
+    return None
+
+
+def physical_name(schema: str, worker: str = "") -> str:
+    """Return what ``schema`` is called in the database.
+
+    Args:
+        schema: the name that the project uses.
+        worker: the prefix of a test worker, such as ``test_gw0``; empty outside tests. It stands for ``public``, and
+            goes before every other name.
+    """
+    if not worker:
+        return schema
+    return worker if schema == "public" else f"{worker}_{schema}"

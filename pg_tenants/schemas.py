@@ -1,0 +1,219 @@
+"""Schemas in the database: create, drop, rename, list, exists.
+
+A schema of ours has a marker table. Each statement of a tenant holds a lock on it, so dropping and renaming wait for
+the statements that run, and the ones after them find nothing instead of another schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
+from django.db.utils import ProgrammingError
+from psycopg import errors as pg_errors
+
+from pg_tenants.backends.base import TenantDatabaseWrapperMixin
+from pg_tenants.backends.prefix import advisory_key, quote
+from pg_tenants.context import current_schema, no_schema
+from pg_tenants.exceptions import (
+    ConfigurationError,
+    InvalidSchemaName,
+    SchemaDoesNotExist,
+    SchemaExists,
+    SchemaNotPermitted,
+    TenantInUse,
+)
+from pg_tenants.names import MARKER_TABLE
+
+__all__ = ["create", "drop", "exists", "is_ready", "list_schemas", "rename", "table_exists", "tenant_connection"]
+
+
+def tenant_connection(using: str = DEFAULT_DB_ALIAS) -> TenantDatabaseWrapperMixin:
+    """Return the connection of an alias that has our backend.
+
+    Raises:
+        ConfigurationError: the alias has another ENGINE.
+    """
+    connection = connections[using]
+    if not isinstance(connection, TenantDatabaseWrapperMixin):
+        raise ConfigurationError(
+            f"DATABASES[{using!r}] has the ENGINE {connection.settings_dict['ENGINE']!r}, which knows no tenants. "
+            "Set it to 'pg_tenants.backends.postgresql'."
+        )
+    return connection
+
+
+def create(schema: str, *, using: str = DEFAULT_DB_ALIAS, if_not_exists: bool = False) -> bool:
+    """Create a schema with its marker, and return whether it was created.
+
+    Args:
+        schema: the name that the project uses.
+        using: the database alias.
+        if_not_exists: leave a schema that is there as it is; give it a marker if it has none.
+
+    Raises:
+        SchemaExists: it is there, and ``if_not_exists`` is not set.
+        SchemaNotPermitted: the database role may not create schemas.
+        InvalidSchemaName: the name is the database role's, so ``"$user"`` would mean it on every connection.
+    """
+    connection = tenant_connection(using)
+    name = connection.physical_schema(schema)
+    with _no_schema_atomic(using), connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT current_user, current_database(),"
+            " has_database_privilege(current_database(), 'CREATE'), to_regnamespace(%s) IS NOT NULL,"
+            " to_regclass(%s) IS NOT NULL",
+            [quote(name), f"{quote(name)}.{MARKER_TABLE}"],
+        )
+        user, database, permitted, there, marked = cursor.fetchone()
+        if name == user:
+            raise InvalidSchemaName(
+                f"{name!r} is the database role that the project connects as. PostgreSQL puts a schema of that name on "
+                "every connection's path, so it would be seen by all. Choose another name, or another role."
+            )
+        if there and not if_not_exists:
+            raise SchemaExists(
+                f"The database {database!r} has a schema {name!r} already. It is not taken over unasked. Choose another "
+                "name, or drop or rename the schema first."
+            )
+        if not there and not permitted:
+            raise SchemaNotPermitted(
+                f"The role {user!r} may not create the schema {name!r} in the database {database!r}. Run "
+                f"GRANT CREATE ON DATABASE {quote(database)} TO {quote(user)} as the database's owner."
+            )
+        try:
+            if not there:
+                cursor.execute(f"CREATE SCHEMA {quote(name)}")
+            if not marked:
+                cursor.execute(f"CREATE TABLE {quote(name)}.{MARKER_TABLE} ()")
+        except ProgrammingError as exc:
+            if isinstance(exc.__cause__, pg_errors.InsufficientPrivilege):
+                raise SchemaNotPermitted(
+                    f"The role {user!r} may not create tables in the schema {name!r}: {exc}. Run GRANT USAGE, CREATE ON "
+                    f"SCHEMA {quote(name)} TO {quote(user)} as the schema's owner."
+                ) from exc
+            if isinstance(exc.__cause__, pg_errors.DuplicateSchema):
+                raise SchemaExists(f"Another session has created the schema {name!r} meanwhile.") from exc
+            raise
+    return not there
+
+
+def drop(schema: str, *, using: str = DEFAULT_DB_ALIAS, if_exists: bool = False) -> bool:
+    """Drop a schema of ours with all that is in it, and return whether it was there.
+
+    It waits for the statements and transactions that use the schema. Those that come after it find no schema.
+
+    Raises:
+        SchemaDoesNotExist: it is not there, or has no marker, and ``if_exists`` is not set.
+        TenantInUse: the schema is active here.
+    """
+    connection = tenant_connection(using)
+    name = connection.physical_schema(schema)
+    _refuse_active(schema, "dropped")
+    with _no_schema_atomic(using), connection.cursor() as cursor:
+        if not _lock(cursor, name):
+            if if_exists:
+                return False
+            raise _missing(name)
+        cursor.execute(f"DROP SCHEMA {quote(name)} CASCADE")
+    return True
+
+
+def rename(schema: str, to: str, *, using: str = DEFAULT_DB_ALIAS) -> None:
+    """Rename a schema of ours; it waits for the statements and transactions that use it.
+
+    Raises:
+        SchemaDoesNotExist: it is not there, or has no marker.
+        SchemaExists: there is one of the new name.
+        TenantInUse: the schema is active here.
+    """
+    connection = tenant_connection(using)
+    name, new = connection.physical_schema(schema), connection.physical_schema(to)
+    _refuse_active(schema, "renamed")
+    with _no_schema_atomic(using), connection.cursor() as cursor:
+        if not _lock(cursor, name):
+            raise _missing(name)
+        if _exists(cursor, new):
+            raise SchemaExists(f"The schema {name!r} cannot be renamed to {new!r}: that one exists. Choose another name.")
+        cursor.execute(f"ALTER SCHEMA {quote(name)} RENAME TO {quote(new)}")
+
+
+def exists(schema: str, *, using: str = DEFAULT_DB_ALIAS) -> bool:
+    """Return whether the database has a schema of this name."""
+    connection = tenant_connection(using)
+    with no_schema(), connection.cursor() as cursor:
+        return _exists(cursor, connection.physical_schema(schema))
+
+
+def is_ready(schema: str, *, using: str = DEFAULT_DB_ALIAS) -> bool:
+    """Return whether a schema is there and has the marker that statements ask for."""
+    return table_exists(MARKER_TABLE, schema=schema, using=using)
+
+
+def list_schemas(*, using: str = DEFAULT_DB_ALIAS) -> list[str]:
+    """Return the names, in the database, of all schemas that have a marker, sorted."""
+    with no_schema(), tenant_connection(using).cursor() as cursor:
+        cursor.execute(
+            "SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE c.relname = %s AND c.relkind = 'r' ORDER BY 1",
+            [MARKER_TABLE],
+        )
+        return [name for (name,) in cursor.fetchall()]
+
+
+def table_exists(table: str, *, schema: str | None = None, using: str = DEFAULT_DB_ALIAS) -> bool:
+    """Return whether a schema has a table or view of this name.
+
+    Args:
+        table: the table's name, unquoted.
+        schema: the schema; None for the active one.
+        using: the database alias.
+
+    Raises:
+        SchemaDoesNotExist: no schema is given and none is active.
+    """
+    target = schema or current_schema()
+    if target is None:
+        raise SchemaDoesNotExist(f"Which schema should have the table {table!r}? Give one, or make a tenant active.")
+    connection = tenant_connection(using)
+    with no_schema(), connection.cursor() as cursor:
+        qualified = f"{quote(connection.physical_schema(target))}.{quote(table)}"
+        cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [qualified])
+        return cast(bool, cursor.fetchone()[0])
+
+
+@contextmanager
+def _no_schema_atomic(using: str) -> Iterator[None]:
+    with no_schema(), transaction.atomic(using=using):
+        yield
+
+
+def _exists(cursor: Any, name: str) -> bool:
+    cursor.execute("SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s)", [name])
+    return cast(bool, cursor.fetchone()[0])
+
+
+def _lock(cursor: Any, name: str) -> bool:
+    """Lock a schema against all use until the transaction ends; return False where it has no marker."""
+    # The advisory lock is for statements that cannot hold the marker's lock, being sent alone.
+    cursor.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", [advisory_key(name)])
+    marker = f"{quote(name)}.{MARKER_TABLE}"
+    cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [marker])
+    if not cursor.fetchone()[0]:
+        return False
+    cursor.execute(f"LOCK TABLE ONLY {marker} IN ACCESS EXCLUSIVE MODE")
+    return True
+
+
+def _missing(name: str) -> SchemaDoesNotExist:
+    return SchemaDoesNotExist(
+        f"There is no schema {name!r} of pg_tenants in the database. Schemas that it did not make are left alone; "
+        "drop such a one with DROP SCHEMA."
+    )
+
+
+def _refuse_active(schema: str, what: str) -> None:
+    if current_schema() == schema:
+        raise TenantInUse(f"The schema {schema!r} is active here, so it cannot be {what}. Leave its context first.")

@@ -1,0 +1,114 @@
+"""Just enough of PostgreSQL's lexical rules to tell the statements of a script apart.
+
+Source of the rules: PostgreSQL's documentation, "SQL Syntax: Lexical Structure". String constants are read with
+``standard_conforming_strings`` on, its default.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+__all__ = ["first_words", "split"]
+
+# One token that may hide a semicolon, a bracket, or a word. A quoted thing that never ends runs to the end of the text.
+_TOKEN = re.compile(
+    rb"""
+      (?P<space>   \s+ | --[^\n]* )
+    | (?P<comment> /\* )
+    | (?P<string>  [eE]'(?:[^'\\]|\\.|'')*(?:'|\Z) | (?:[uU]&|[bBxXnN])?'(?:[^']|'')*(?:'|\Z) )
+    | (?P<ident>   (?:[uU]&)?"(?:[^"]|"")*(?:"|\Z) )
+    | (?P<dollar>  \$(?P<tag>[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*)?\$ )
+    | (?P<word>    [A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]* )
+    | (?P<other>   [0-9][0-9A-Za-z_$.]* | . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_COMMENT_EDGE = re.compile(rb"/\*|\*/")
+
+
+def split(text: bytes) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield each statement of a script that is not empty.
+
+    Args:
+        text: the script in an encoding that contains ASCII, such as UTF-8.
+
+    Yields:
+        where the statement begins, in bytes, and its first words outside brackets, in lower case, four at most.
+    """
+    start, words, depth, blocks = -1, list[bytes](), 0, _Blocks()
+    for position, kind, token in _tokens(text):
+        if kind in ("space", "comment"):
+            continue
+        if token == b";" and depth == 0 and not blocks.inside:
+            if start >= 0:
+                yield start, words
+            start, words, blocks = -1, [], _Blocks()
+            continue
+        if start < 0:
+            start = position
+        if token == b"(":
+            depth += 1
+        elif token == b")":
+            depth = max(0, depth - 1)
+        elif kind == "word" and depth == 0:
+            word = token.lower()
+            if len(words) < 4:
+                words.append(word)
+            blocks.see(word)
+    if start >= 0:
+        yield start, words
+
+
+def first_words(text: bytes) -> list[bytes]:
+    """Return the first words of a script, in lower case; empty for a text without a statement."""
+    for _, words in split(text):
+        return words
+    return []
+
+
+class _Blocks:
+    """Follows ``BEGIN ATOMIC … END`` in the body of a function, where semicolons end no statement."""
+
+    def __init__(self) -> None:
+        self._first: list[bytes] = []
+        self._depth = 0
+
+    @property
+    def inside(self) -> bool:
+        return self._depth > 0
+
+    def see(self, word: bytes) -> None:
+        if len(self._first) < 4:
+            self._first.append(word)
+        if self._first[0] != b"create" or not {b"function", b"procedure"} & set(self._first):
+            return
+        if word == b"begin" or (word == b"case" and self._depth):
+            self._depth += 1
+        elif word == b"end" and self._depth:
+            self._depth -= 1
+
+
+def _tokens(text: bytes) -> Iterator[tuple[int, str, bytes]]:
+    position = 0
+    while match := _TOKEN.match(text, position):
+        kind, end = match.lastgroup or "", match.end()
+        if kind == "tag" or match.group("dollar"):
+            kind = "dollar"
+            closing = text.find(match.group("dollar"), end)
+            end = len(text) if closing < 0 else closing + len(match.group("dollar"))
+        elif kind == "comment":
+            end = _end_of_comment(text, end)
+        yield position, kind, text[position:end]
+        position = end
+
+
+def _end_of_comment(text: bytes, position: int) -> int:
+    depth = 1
+    while depth:
+        edge = _COMMENT_EDGE.search(text, position)
+        if edge is None:
+            return len(text)
+        depth += 1 if edge.group() == b"/*" else -1
+        position = edge.end()
+    return position
