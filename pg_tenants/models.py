@@ -79,9 +79,9 @@ class TenantMixin(models.Model):
         return self.schema_name
 
     @classmethod
-    def from_db(cls, db: str | None, field_names: Any, values: Any) -> Any:
+    def from_db(cls, db: str | None, field_names: Any, values: Any, **kwargs: Any) -> Any:
         """Remember the schema's name as loaded, to notice a change."""
-        instance: Any = super().from_db(db, field_names, values)
+        instance: Any = super().from_db(db, field_names, values, **kwargs)
         if "schema_name" in field_names:
             instance._loaded_schema_name = instance.schema_name
         return instance

@@ -10,7 +10,7 @@ import psycopg
 from django.db.backends.base.base import NO_DB_ALIAS
 
 from pg_tenants import conf
-from pg_tenants.backends.cursor import attach
+from pg_tenants.backends.cursor import BACKEND_PID, attach
 from pg_tenants.backends.prefix import Prefix, build_prefix, quote
 from pg_tenants.context import active, bind
 from pg_tenants.modules import registry
@@ -140,7 +140,7 @@ class TenantDatabaseWrapperMixin(_Base):
 
     def create_cursor(self, name: str | None = None) -> Any:
         """Return Django's cursor, made to ask for the prefix whenever it sends a statement."""
-        return attach(super().create_cursor(name), self.statement_prefix, self.is_pooled)
+        return attach(super().create_cursor(name), self.statement_prefix, lambda: self.tenant_options.pooler)
 
     def chunked_cursor(self) -> Any:
         """Return a server-side cursor, or a plain one where a pooler may give it to somebody else's transaction."""
@@ -176,17 +176,14 @@ class TenantDatabaseWrapperMixin(_Base):
             yield cursor.execute
 
     def is_pooled(self) -> bool:
-        """Return whether the connection seems to lead through a pooler; ``OPTIONS["tenants"]["pooler"]`` overrides.
-
-        Poolers such as PgBouncer make up the process id that they tell the client.
-        """
+        """Return whether the connection seems to lead through a pooler; ``OPTIONS["tenants"]["pooler"]`` overrides."""
         if (told := self.tenant_options.pooler) is not None:
             return told
         self.ensure_connection()
         connection: Any = self.connection
         if self._pooled is None or self._pooled[0] is not connection:
             with self.wrap_database_errors, connection.cursor() as cursor:
-                pid = cursor.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()[0]
+                pid = cursor.execute(BACKEND_PID).fetchone()[0]
             self._pooled = (connection, pid != connection.pgconn.backend_pid)
         return self._pooled[1]
 

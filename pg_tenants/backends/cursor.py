@@ -34,12 +34,15 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-__all__ = ["TenantCursorMixin", "attach"]
+__all__ = ["BACKEND_PID", "TenantCursorMixin", "attach"]
 
 COMMAND_OK, FATAL_ERROR = pq.ExecStatus.COMMAND_OK, pq.ExecStatus.FATAL_ERROR
 IDLE, INERROR = pq.TransactionStatus.IDLE, pq.TransactionStatus.INERROR
 POSITION = pq.DiagnosticField.STATEMENT_POSITION
 SQLSTATE = pq.DiagnosticField.SQLSTATE
+BACKEND_PID = b"SELECT pg_catalog.pg_backend_pid()"
+"""Poolers such as PgBouncer make up the process id that they tell the client, so a different answer shows one."""
+
 _LINE = re.compile(r"^LINE (\d+): ", re.MULTILINE)
 # Template strings came with psycopg 3.3; isinstance() of an empty tuple is False.
 _TEMPLATE: Any = getattr(_compat, "Template", ())
@@ -50,12 +53,12 @@ class TenantCursorMixin(_Base):
 
     Attributes:
         tenant_prefix: returns the prefix of the moment, None for none; asked when a statement is sent.
-        tenant_pooled: tells whether the connection leads through a pooler.
+        tenant_pooler: tells whether the connection leads through a pooler; None where that is to be found out.
     """
 
     if TYPE_CHECKING:
         tenant_prefix: Callable[[], Prefix | None]
-        tenant_pooled: Callable[[], bool]
+        tenant_pooler: Callable[[], bool | None]
         _sent: Prefix | None  # the prefix in the message that was sent last
         _queued: Prefix | None  # the prefix that executemany() put into the pipeline
         _prefixed: bool  # the prefix is taken care of already
@@ -183,7 +186,7 @@ class TenantCursorMixin(_Base):
         self, pgq: PostgresQuery, prefix: Prefix, refused: e.Error, binary: bool | None
     ) -> PQGen[None]:
         """Send a statement that PostgreSQL refuses in company: path on the session, the statement, path off."""
-        if self.tenant_pooled():
+        if (yield from self._pooled_gen()):
             raise UnsafeStatement(
                 f"PostgreSQL runs this statement by itself only ({refused.diag.message_primary}), and behind a "
                 "connection pooler it would run without its tenant. Use an alias that is connected directly, or set "
@@ -198,6 +201,15 @@ class TenantCursorMixin(_Base):
             self._prefixed = False
             if self._pgconn.transaction_status == IDLE:
                 yield from self._session_gen(prefix.leave, prefix)
+
+    def _pooled_gen(self) -> PQGen[bool]:
+        told = self.tenant_pooler()
+        if told is not None:
+            return told
+        self._pgconn.send_query(BACKEND_PID)
+        (result,) = yield from execute(self._pgconn)
+        pid = result.get_value(0, 0)
+        return pid is None or int(pid) != self._pgconn.backend_pid
 
     def _session_gen(self, command: bytes, prefix: Prefix) -> PQGen[None]:
         self._pgconn.send_query(command)
@@ -320,7 +332,7 @@ def _tenant_class(base: type[Any]) -> type[Any]:
     return type(f"Tenant{base.__name__}", (TenantCursorMixin, base), namespace)
 
 
-def attach(cursor: Any, prefix: Callable[[], Prefix | None], pooled: Callable[[], bool]) -> Any:
+def attach(cursor: Any, prefix: Callable[[], Prefix | None], pooler: Callable[[], bool | None]) -> Any:
     """Turn a psycopg cursor that Django made into one whose statements carry their tenant, and return it.
 
     The class is changed on the instance, not by ``cursor_factory``: cursors that Django or the pool make for their own
@@ -338,7 +350,7 @@ def attach(cursor: Any, prefix: Callable[[], Prefix | None], pooled: Callable[[]
             "subclass of django.db.backends.postgresql.base.Cursor."
         ) from exc
     cursor.tenant_prefix = prefix
-    cursor.tenant_pooled = pooled
+    cursor.tenant_pooler = pooler
     cursor._sent = cursor._queued = None
     cursor._prefixed = False
     return cursor

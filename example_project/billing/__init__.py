@@ -1,0 +1,1 @@
+"""Invoices of all tenants, in the schema billing."""

@@ -1,0 +1,1 @@
+"""The parts of the ``demo`` command: the database, the site, and the check."""

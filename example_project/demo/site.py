@@ -1,0 +1,69 @@
+"""The demo's site: Django's development server, in a thread."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from types import TracebackType
+from typing import Any, Self
+
+from django.contrib.staticfiles.handlers import StaticFilesHandler
+from django.core.management.base import CommandError
+from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler, get_internal_wsgi_application
+
+__all__ = ["Site"]
+
+HOST = "127.0.0.1"
+
+
+class _QuietHandler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the name is the base class's
+        pass
+
+
+class Site:
+    """Serves the example project on 127.0.0.1 while the context lasts.
+
+    Args:
+        port: the TCP port; 0 for any free one.
+    """
+
+    def __init__(self, port: int):
+        self._wanted = port
+        self._server: ThreadedWSGIServer
+        self._thread: threading.Thread
+
+    def __enter__(self) -> Self:
+        try:
+            self._server = ThreadedWSGIServer((HOST, self._wanted), _QuietHandler)
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE:
+                raise
+            raise CommandError(
+                f"Port {self._wanted} of {HOST} is taken by another program. Choose another one: demo --port 8001."
+            ) from exc
+        self._server.set_app(StaticFilesHandler(get_internal_wsgi_application()))
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def port(self) -> int:
+        """Return the TCP port."""
+        return int(self._server.server_port)
+
+    def address(self, host: str) -> str:
+        """Return the address of a host's home page."""
+        return f"http://{host}:{self.port}/"
+
+    def wait(self) -> None:
+        """Serve until the process is interrupted."""
+        while True:
+            self._thread.join(timeout=1.0)

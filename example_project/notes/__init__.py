@@ -1,0 +1,1 @@
+"""A tenant's notes, in the tenant's own schema."""

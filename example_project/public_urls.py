@@ -1,0 +1,9 @@
+"""Addresses of the public site, http://localhost:8000/, where no tenant is active."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from example_project.customers.views import LandingView
+
+urlpatterns = [path("", LandingView.as_view(), name="landing")]
