@@ -21,9 +21,9 @@ class PgTenantsConfig(AppConfig):
     def ready(self) -> None:
         """Connect what has to be connected once."""
         # Models can be imported only after the apps are loaded.
-        from pg_tenants import checks
-        from pg_tenants.models import tenant_model
-        from pg_tenants.modules import mark_ambiguous_tables
+        from pg_tenants import checks  # noqa: PLC0415
+        from pg_tenants.models import tenant_model  # noqa: PLC0415
+        from pg_tenants.modules import mark_ambiguous_tables  # noqa: PLC0415
 
         checks.register()
         if conf.get() is None:
@@ -38,6 +38,6 @@ class PgTenantsConfig(AppConfig):
 
 
 def _drop_schema(instance: Any, **kwargs: Any) -> None:
-    from pg_tenants.provisioning import deprovision
+    from pg_tenants.provisioning import deprovision  # noqa: PLC0415
 
     deprovision(instance)

@@ -29,7 +29,7 @@ ROUTER = "pg_tenants.routers.TenantRouter"
 MIDDLEWARE = "pg_tenants.middleware.TenantMiddleware"
 LOCKS_PER_TRANSACTION = 256
 """Lowest max_locks_per_transaction that passes: a tenant of 50 tables takes over a thousand locks to make or drop, and
-the server shares out max_locks_per_transaction × max_connections of them."""
+the server shares out max_locks_per_transaction * max_connections of them."""
 
 _PROBLEM_IDS = {"unknown": "pg_tenants.E001", "type": "pg_tenants.E002", "missing": "pg_tenants.E003"}
 
@@ -270,9 +270,7 @@ def check_databases(databases: Sequence[str] | None = None, **kwargs: Any) -> li
                 found.append(Error(f"DATABASES[{alias!r}]: {exc}", hint="Upgrade the server.", id="pg_tenants.E021"))
             except OperationalError as exc:
                 message, _, hint = str(exc).rpartition("\n")
-                found.append(
-                    Error(f"DATABASES[{alias!r}] cannot be used: {message}", hint=hint, id="pg_tenants.E020")
-                )
+                found.append(Error(f"DATABASES[{alias!r}] cannot be used: {message}", hint=hint, id="pg_tenants.E020"))
             except DatabaseError as exc:
                 found.append(
                     Error(f"DATABASES[{alias!r}] cannot be used: {exc}", hint="See the message.", id="pg_tenants.E020")
@@ -300,7 +298,7 @@ def _database_problems(connection: Any, alias: str) -> Iterator[CheckMessage]:
             yield Warning(
                 f"max_locks_per_transaction is {locks}. Creating or dropping several tenants in one transaction takes "
                 "more locks than the server has.",
-                hint=f"Set max_locks_per_transaction to {LOCKS_PER_TRANSACTION} or more in postgresql.conf and restart.",
+                hint=f"Set max_locks_per_transaction to {LOCKS_PER_TRANSACTION} or more and restart the server.",
                 id="pg_tenants.W024",
             )
         wanted = [name for module in modules if module.database == alias for name in module.extensions]

@@ -146,7 +146,7 @@ class ActiveContext:
                         step = functools.partial(generator.send, (yield item))
                     except GeneratorExit:
                         raise
-                    except BaseException as exc:
+                    except BaseException as exc:  # noqa: BLE001  # the generator's to handle
                         step = functools.partial(generator.throw, exc)
             finally:
                 own.run(generator.close)
@@ -168,7 +168,7 @@ class ActiveContext:
                         step = functools.partial(generator.asend, (yield item))
                     except GeneratorExit:
                         raise
-                    except BaseException as exc:
+                    except BaseException as exc:  # noqa: BLE001  # the generator's to handle
                         step = functools.partial(generator.athrow, exc)
             finally:
                 with self:

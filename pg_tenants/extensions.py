@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from django.apps import apps
+from django.contrib.postgres import signals as postgres_signals
 from django.db import DEFAULT_DB_ALIAS, transaction
 from django.db.utils import DatabaseError
 from psycopg import errors as pg_errors
@@ -124,11 +126,8 @@ def _create(cursor: Any, name: str, schema: str, using: str) -> None:
 
 def _forget_types(connection: Any) -> None:
     """Let the connection learn the types of new extensions, as Django's CreateExtension does."""
-    from django.apps import apps
-
     if apps.is_installed("django.contrib.postgres"):
-        from django.contrib.postgres import signals
-
+        signals: Any = postgres_signals
         signals.get_hstore_oids.cache_clear()
         signals.get_citext_oids.cache_clear()
         signals.register_type_handlers(connection)

@@ -67,7 +67,7 @@ class TenantMiddleware:
         if is_public_host(host):
             urlconf = conf.require().public_urlconf
             if urlconf:
-                request.urlconf = urlconf  # type: ignore[attr-defined]
+                request.urlconf = urlconf
             request.tenant = None  # type: ignore[attr-defined]
             return schema_context("public")
         for resolve in resolvers():
@@ -81,7 +81,7 @@ class TenantMiddleware:
 def unavailable(request: HttpRequest) -> HttpResponse:
     """Return the answer for a tenant that is not active: the template ``503.html`` where there is one."""
     try:
-        text = loader.render_to_string("503.html", request=request)
+        text: str = loader.render_to_string("503.html", request=request)
         content_type = "text/html; charset=utf-8"
     except TemplateDoesNotExist:
         text, content_type = "This site is not available at the moment.\n", "text/plain; charset=utf-8"
@@ -115,4 +115,3 @@ def _parts_async(source: AsyncIterator[Any], context: ActiveContext) -> AsyncIte
             yield part
 
     return parts()
-

@@ -13,7 +13,16 @@ from pg_tenants import conf, provisioning
 from pg_tenants.exceptions import InvalidSchemaName, UnsafeStatement
 from pg_tenants.provisioning.run import validate_tenant_schema
 
-__all__ = ["DomainMixin", "TenantManager", "TenantMixin", "TenantQuerySet", "TenantStatus", "domain_model", "normalize_domain", "tenant_model"]
+__all__ = [
+    "DomainMixin",
+    "TenantManager",
+    "TenantMixin",
+    "TenantQuerySet",
+    "TenantStatus",
+    "domain_model",
+    "normalize_domain",
+    "tenant_model",
+]
 
 
 class TenantStatus(models.TextChoices):
@@ -145,12 +154,15 @@ def normalize_domain(domain: str) -> str:
 
 
 class TenantForeignKey(models.ForeignKey[Any, Any]):
-    """A foreign key to the TENANT_MODEL, which is known when a concrete model gets the field; a plain one in migrations."""
+    """A foreign key to the TENANT_MODEL, known when a concrete model gets the field; in migrations a plain one."""
 
-    def contribute_to_class(self, cls: type[models.Model], name: str, private_only: bool = False, **kwargs: Any) -> None:
+    def contribute_to_class(
+        self, cls: type[models.Model], name: str, private_only: bool = False, **kwargs: Any
+    ) -> None:
         """Point to the TENANT_MODEL."""
         if not cls._meta.abstract:
-            self.remote_field.model = conf.require().tenant_model
+            remote: Any = self.remote_field
+            remote.model = conf.require().tenant_model
         super().contribute_to_class(cls, name, private_only=private_only, **kwargs)
 
     def deconstruct(self) -> Any:
@@ -163,7 +175,7 @@ class DomainMixin(models.Model):
     """A host name that leads to a tenant."""
 
     domain = models.CharField(max_length=253, unique=True)
-    tenant = TenantForeignKey("pg_tenants.Tenant", on_delete=models.CASCADE, related_name="domains")
+    tenant = TenantForeignKey("TENANT_MODEL", on_delete=models.CASCADE, related_name="domains")  # type: ignore[misc]
     is_primary = models.BooleanField(default=True)
 
     class Meta:

@@ -141,7 +141,7 @@ class Registry:
 
 
 def app_label(entry: str) -> str | None:
-    """Return the label of an installed app given by label, name, or the path of its AppConfig; None if not installed."""
+    """Return the label of an app given by label, name, or the path of its AppConfig; None if it is not installed."""
     config = _app_config(entry)
     return None if config is None else config.label
 

@@ -40,7 +40,9 @@ class DomainResolver:
     def __call__(self, request: HttpRequest) -> Any:
         """Return the tenant whose domain the host is, or None."""
         with no_schema():
-            domain = domain_model()._default_manager.select_related("tenant").filter(domain=request_host(request)).first()
+            domain = (
+                domain_model()._default_manager.select_related("tenant").filter(domain=request_host(request)).first()
+            )
         return None if domain is None else domain.tenant
 
 

@@ -75,8 +75,8 @@ def create(schema: str, *, using: str = DEFAULT_DB_ALIAS, if_not_exists: bool = 
             )
         if there and not if_not_exists:
             raise SchemaExists(
-                f"The database {database!r} has a schema {name!r} already. It is not taken over unasked. Choose another "
-                "name, or drop or rename the schema first."
+                f"The database {database!r} has a schema {name!r} already. It is not taken over unasked. Choose "
+                "another name, or drop or rename the schema first."
             )
         if not there and not permitted:
             raise SchemaNotPermitted(
@@ -91,8 +91,8 @@ def create(schema: str, *, using: str = DEFAULT_DB_ALIAS, if_not_exists: bool = 
         except ProgrammingError as exc:
             if isinstance(exc.__cause__, pg_errors.InsufficientPrivilege):
                 raise SchemaNotPermitted(
-                    f"The role {user!r} may not create tables in the schema {name!r}: {exc}. Run GRANT USAGE, CREATE ON "
-                    f"SCHEMA {quote(name)} TO {quote(user)} as the schema's owner."
+                    f"The role {user!r} may not create tables in the schema {name!r}: {exc}. Run GRANT USAGE, CREATE "
+                    f"ON SCHEMA {quote(name)} TO {quote(user)} as the schema's owner."
                 ) from exc
             if isinstance(exc.__cause__, pg_errors.DuplicateSchema):
                 raise SchemaExists(f"Another session has created the schema {name!r} meanwhile.") from exc
@@ -136,7 +136,9 @@ def rename(schema: str, to: str, *, using: str = DEFAULT_DB_ALIAS) -> None:
         if not _lock(cursor, name):
             raise _missing(name)
         if _exists(cursor, new):
-            raise SchemaExists(f"The schema {name!r} cannot be renamed to {new!r}: that one exists. Choose another name.")
+            raise SchemaExists(
+                f"The schema {name!r} cannot be renamed to {new!r}: that one exists. Choose another name."
+            )
         cursor.execute(f"ALTER SCHEMA {quote(name)} RENAME TO {quote(new)}")
 
 

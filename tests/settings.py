@@ -16,9 +16,7 @@ from pg_tenants.conf import database
 
 DATA_PREFIX = "pg_tenants_tests-"
 # The process that imports this first is the one that pytest was started as; xdist's workers inherit its environment.
-DATA = os.environ.setdefault(
-    "PG_TENANTS_TEST_DATA", str(Path(tempfile.gettempdir()) / f"{DATA_PREFIX}{os.getpid()}")
-)
+DATA = os.environ.setdefault("PG_TENANTS_TEST_DATA", str(Path(tempfile.gettempdir()) / f"{DATA_PREFIX}{os.getpid()}"))
 
 DATABASES = {"default": database("pgserver:///postgres")}
 PG_TENANTS = {

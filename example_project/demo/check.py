@@ -134,7 +134,7 @@ def _check_reading(
     if not all(number in invoices for number in numbers) or any(name in invoices for name in customers):
         raise CheckFailed(f"{browser.host}/invoices/ does not show just the invoices of {tenant.name}.")
     say(
-        f"{browser.host}: {len(own)} notes, {len(numbers)} invoices, search, admin login, one write; nobody else's rows."
+        f"{browser.host}: {len(own)} notes, {len(numbers)} invoices, search, login, one write; no other rows."
     )
 
 

@@ -122,7 +122,8 @@ class TenantDatabaseWrapperMixin(_Base):
         params: dict[str, Any] = super().get_connection_params()
         params.pop("tenants", None)
         if options.pgserver:
-            from pg_tenants.server import Server, ServerConfig
+            # An extra's libraries, which a project without the development server need not have.
+            from pg_tenants.server import Server, ServerConfig  # noqa: PLC0415
 
             config = conf.get()
             server = Server(ServerConfig.load(config.pgserver if config else None))

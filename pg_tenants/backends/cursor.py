@@ -70,9 +70,7 @@ class TenantCursorMixin(_Base):
         in_error = self._pgconn.transaction_status == INERROR
         return None if classify(query, in_error) is Sending.BARE else prefix
 
-    def _execute_send(
-        self, query: PostgresQuery, *, force_extended: bool = False, binary: bool | None = None
-    ) -> None:
+    def _execute_send(self, query: PostgresQuery, *, force_extended: bool = False, binary: bool | None = None) -> None:
         prefix = None if self._prefixed else self._prefix_for(query.query)
         if prefix is None:
             super()._execute_send(query, force_extended=force_extended, binary=binary)
@@ -117,7 +115,7 @@ class TenantCursorMixin(_Base):
             return exc
         fields: dict[int, bytes | None] = {field: result.error_field(field) for field in pq.DiagnosticField}
         fields[POSITION] = str(int(position) - sent.characters).encode()
-        exc._info = fields  # type: ignore[assignment]
+        exc._info = fields
         exc.args = tuple(_renumber_line(arg) if isinstance(arg, str) else arg for arg in exc.args)
         return exc
 
@@ -182,9 +180,7 @@ class TenantCursorMixin(_Base):
             pipeline._exit(failure)
             conn._pipeline = None
 
-    def _alone_gen(
-        self, pgq: PostgresQuery, prefix: Prefix, refused: e.Error, binary: bool | None
-    ) -> PQGen[None]:
+    def _alone_gen(self, pgq: PostgresQuery, prefix: Prefix, refused: e.Error, binary: bool | None) -> PQGen[None]:
         """Send a statement that PostgreSQL refuses in company: path on the session, the statement, path off."""
         if (yield from self._pooled_gen()):
             raise UnsafeStatement(
@@ -308,7 +304,7 @@ def raise_for_prefix(result: PGresult, prefix: Prefix, encoding: str) -> NoRetur
         exc.args = tuple(_renumber_line(arg) if isinstance(arg, str) else arg for arg in exc.args)
         fields: dict[int, bytes | None] = {field: result.error_field(field) for field in pq.DiagnosticField}
         fields[POSITION] = str(int(position) - prefix.characters).encode()
-        exc._info = fields  # type: ignore[assignment]
+        exc._info = fields
     raise exc
 
 
@@ -324,7 +320,7 @@ def _renumber_line(message: str) -> str:
 
 
 @functools.cache
-def _tenant_class(base: type[Any]) -> type[Any]:
+def _tenant_class(base: Any) -> Any:
     namespace: dict[str, Any] = {"__module__": __name__}
     if issubclass(base, ServerCursorMixin):
         # DECLARE takes its parameters merged into the text, so that it can share a message with the prefix.
@@ -341,7 +337,7 @@ def attach(cursor: Any, prefix: Callable[[], Prefix | None], pooler: Callable[[]
     Raises:
         ConfigurationError: the alias has a ``cursor_factory`` whose cursors take no attributes.
     """
-    cls = type(cursor)
+    cls: Any = type(cursor)
     try:
         cursor.__class__ = _tenant_class(cls)
     except TypeError as exc:

@@ -37,10 +37,10 @@ class ModuleLoader(MigrationLoader):
     def build_graph(self) -> None:
         """Build the graph from disk and from what the schema has recorded."""
         super().build_graph()
-        applied: dict[Key, Any] = dict(self.applied_migrations)  # type: ignore[arg-type]
+        applied: dict[Key, Any] = dict(self.applied_migrations)
         self.recorded = {key: migration for key, migration in applied.items() if key[0] in self.own_apps}
         foreign = {key: node for key, node in self.graph.nodes.items() if key[0] not in self.own_apps}
-        self.applied_migrations = {**self.recorded, **foreign}  # type: ignore[assignment]
+        self.applied_migrations = {**self.recorded, **foreign}
 
     def check_consistent_history(self, connection: BaseDatabaseWrapper) -> None:
         """Refuse a schema where a migration is recorded and one of the same module that it depends on is not.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from django.apps import apps as installed
+from django.core.management.commands.migrate import Command as MigrateCommand
 from django.core.management.sql import emit_post_migrate_signal, emit_pre_migrate_signal
 from django.db import DEFAULT_DB_ALIAS
 from django.db.migrations.loader import AmbiguityError
@@ -95,7 +96,11 @@ def apply(
     rest = [name for name in names if name not in fixed_names]
     if not names or rest:
         _run_all(
-            choose(tenant_targets(using), names=rest, modules=modules, exclude=exclude), options, using, report, progress
+            choose(tenant_targets(using), names=rest, modules=modules, exclude=exclude),
+            options,
+            using,
+            report,
+            progress,
         )
     return report
 
@@ -167,9 +172,7 @@ def migrate_target(
 def _migrate(executor: ModuleExecutor, goals: list[Any], plan: Plan, options: Options, connection: Any) -> None:
     before = executor._create_project_state(with_applied_migrations=True)
     signal = {"stdout": options.stdout or sys.stdout, "plan": plan}
-    emit_pre_migrate_signal(
-        options.verbosity, options.interactive, connection.alias, apps=before.apps, **signal
-    )
+    emit_pre_migrate_signal(options.verbosity, options.interactive, connection.alias, apps=before.apps, **signal)
     after: ProjectState = executor.migrate(
         goals, plan=plan, state=before.clone(), fake=options.fake, fake_initial=options.fake_initial
     )
@@ -181,9 +184,7 @@ def _migrate(executor: ModuleExecutor, goals: list[Any], plan: Plan, options: Op
         for key in keys:
             rendered.unregister_model(*key)
     rendered.render_multiple([ModelState.from_model(installed.get_model(*key)) for key in keys])
-    emit_post_migrate_signal(
-        options.verbosity, options.interactive, connection.alias, apps=rendered, **signal
-    )
+    emit_post_migrate_signal(options.verbosity, options.interactive, connection.alias, apps=rendered, **signal)
 
 
 def _callback(target: Target, progress: Progress | None) -> Callable[..., None] | None:
@@ -237,7 +238,9 @@ def _goals(executor: ModuleExecutor, options: Options) -> list[Any]:
     try:
         migration = executor.loader.get_migration_by_prefix(label, name)
     except AmbiguityError as exc:
-        raise ConfigurationError(f"More than one migration of {label!r} begins with {name!r}. Give more of it.") from exc
+        raise ConfigurationError(
+            f"More than one migration of {label!r} begins with {name!r}. Give more of it."
+        ) from exc
     except KeyError as exc:
         raise ConfigurationError(
             f"The app {label!r} has no migration that begins with {name!r}. See 'manage.py showmigrations {label}'."
@@ -250,8 +253,6 @@ def _goals(executor: ModuleExecutor, options: Options) -> list[Any]:
 
 def _sync_unmigrated(executor: ModuleExecutor, target: Target, options: Options, connection: Any) -> list[str]:
     """Make the tables of apps without migrations, as Django's ``--run-syncdb`` does; return them as ``app.table``."""
-    from django.core.management.commands.migrate import Command
-
     labels = executor.loader.unmigrated_apps & target.apps
     if options.app_label:
         labels &= {options.app_label}
@@ -259,7 +260,7 @@ def _sync_unmigrated(executor: ModuleExecutor, target: Target, options: Options,
         return []
     with connection.cursor() as cursor:
         before = set(connection.introspection.table_names(cursor))
-        command = Command(stdout=options.stdout)
+        command = MigrateCommand(stdout=options.stdout)
         command.verbosity = 0
         command.sync_apps(connection, labels)
         return [f"(tables).{name}" for name in connection.introspection.table_names(cursor) if name not in before]
