@@ -127,3 +127,36 @@ def _with_note(name: str) -> Any:
         author = User.objects.create_user(f"ada-{name}", password="secret")
         Note.objects.create(title=f"note of {name}", body="text", author=author)
     return tenant
+
+
+@pytest.fixture
+def make_alias(open_db: None, server_params: dict[str, Any]) -> Iterator[Any]:
+    """Return a function that adds a database alias on the worker's test database, with options of its own."""
+    from django.db import connections
+
+    from pg_tenants.conf import ENGINE
+
+    made: list[str] = []
+
+    def make(alias: str, *, params: dict[str, Any] | None = None, engine: str = ENGINE, **options: Any) -> Any:
+        where = params or server_params
+        settings = {
+            "ENGINE": engine,
+            "NAME": where["dbname"],
+            "USER": where["user"],
+            "PASSWORD": where["password"],
+            "HOST": str(where["host"]),
+            "PORT": str(where["port"]),
+            "OPTIONS": options,
+        }
+        connections.settings[alias] = connections.configure_settings({alias: settings, "default": {}})[alias]
+        made.append(alias)
+        return connections[alias]
+
+    yield make
+    for alias in made:
+        connections[alias].close()
+        if connections[alias].settings_dict["OPTIONS"].get("pool"):
+            connections[alias].close_pool()
+        del connections[alias]
+        del connections.settings[alias]

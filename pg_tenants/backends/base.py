@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from django.db.backends.base.base import NO_DB_ALIAS
+from django.utils.functional import cached_property
 
 from pg_tenants import conf
 from pg_tenants.backends.cursor import BACKEND_PID, attach
+from pg_tenants.backends.errors import TenantErrorWrapper
 from pg_tenants.backends.prefix import Prefix, build_prefix, quote
 from pg_tenants.context import active, bind
 from pg_tenants.modules import registry
@@ -113,6 +115,11 @@ class TenantDatabaseWrapperMixin(_Base):
             yield
         finally:
             self._narrowed = before
+
+    @cached_property
+    def wrap_database_errors(self) -> TenantErrorWrapper:
+        """Return what translates psycopg's errors."""
+        return TenantErrorWrapper(self)
 
     # -- Django's hooks -----------------------------------------------------------------------------------------------
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from psycopg import _compat, pq
+from psycopg import _compat, adapters, pq
 from psycopg import errors as e
 from psycopg._capabilities import capabilities
 from psycopg._pipeline_base import BasePipeline
@@ -23,7 +23,7 @@ from psycopg.client_cursor import ClientCursorMixin
 from psycopg.generators import execute, fetch, send
 
 from pg_tenants.backends.prefix import Prefix, Sending, classify
-from pg_tenants.exceptions import ConfigurationError, SchemaDoesNotExist, SchemaNotPermitted, UnsafeStatement
+from pg_tenants.exceptions import UnsafeStatement
 
 if TYPE_CHECKING:
     from psycopg._cursor_base import BaseCursor
@@ -38,10 +38,15 @@ __all__ = ["BACKEND_PID", "TenantCursorMixin", "attach"]
 
 COMMAND_OK, FATAL_ERROR = pq.ExecStatus.COMMAND_OK, pq.ExecStatus.FATAL_ERROR
 IDLE, INERROR = pq.TransactionStatus.IDLE, pq.TransactionStatus.INERROR
+INTRANS = pq.TransactionStatus.INTRANS
 POSITION = pq.DiagnosticField.STATEMENT_POSITION
-SQLSTATE = pq.DiagnosticField.SQLSTATE
+TIMESTAMPTZ = adapters.types["timestamptz"].oid
 BACKEND_PID = b"SELECT pg_catalog.pg_backend_pid()"
 """Poolers such as PgBouncer make up the process id that they tell the client, so a different answer shows one."""
+
+_KEEPS_PATH = re.compile(rb"\s*(?:SAVEPOINT|RELEASE)\b", re.IGNORECASE)
+_UNKNOWN = object()
+"""The path of a transaction after its savepoint was rolled back to: it is that of the savepoint."""
 
 _LINE = re.compile(r"^LINE (\d+): ", re.MULTILINE)
 # Template strings came with psycopg 3.3; isinstance() of an empty tuple is False.
@@ -60,15 +65,28 @@ class TenantCursorMixin(_Base):
         tenant_prefix: Callable[[], Prefix | None]
         tenant_pooler: Callable[[], bool | None]
         _sent: Prefix | None  # the prefix in the message that was sent last
-        _queued: Prefix | None  # the prefix that executemany() put into the pipeline
+        _queued: bytes | None  # which prefix executemany() has put into the pipeline
+        _declared: Prefix | None  # the prefix that a server-side cursor was declared with
         _prefixed: bool  # the prefix is taken care of already
 
     def _prefix_for(self, query: bytes) -> Prefix | None:
+        """Return what goes before a statement that is sent now, and remember it for the rest of the transaction."""
         prefix = self.tenant_prefix()
         if prefix is None:
             return None
-        in_error = self._pgconn.transaction_status == INERROR
-        return None if classify(query, in_error) is Sending.BARE else prefix
+        conn: Any = self._conn
+        if classify(query, self._pgconn.transaction_status == INERROR) is Sending.BARE:
+            if not _KEEPS_PATH.match(query):
+                conn.tenant_path = _UNKNOWN
+            return None
+        before, conn.tenant_path = conn.tenant_path, prefix
+        return prefix if before is None or before is prefix else prefix.moving
+
+    def _start_query(self, query: Query | None = None) -> PQGen[None]:
+        if self._pgconn.transaction_status == IDLE:
+            conn: Any = self._conn
+            conn.tenant_path = None
+        yield from super()._start_query(query)
 
     def _execute_send(self, query: PostgresQuery, *, force_extended: bool = False, binary: bool | None = None) -> None:
         prefix = None if self._prefixed else self._prefix_for(query.query)
@@ -102,22 +120,14 @@ class TenantCursorMixin(_Base):
     def _check_results(self, results: list[PGresult]) -> None:
         sent = self._sent
         if sent is not None and len(results) <= sent.results and results and results[-1].status == FATAL_ERROR:
-            raise_for_prefix(results[-1], sent, self._encoding)
+            raise error_of_prefix(results[-1], sent, self._encoding)
         super()._check_results(results)
 
     def _error_from(self, result: PGresult, sent: Prefix) -> e.Error:
-        """Return the error with positions that count from the user's own statement."""
         exc = e.error_from_result(result, encoding=self._encoding)
         if sent.schema is None and isinstance(exc, e.UndefinedTable):
             exc.add_note("No tenant is active: tenants' tables are seen inside tenant_context(tenant) alone.")
-        position = result.error_field(POSITION)
-        if position is None:
-            return exc
-        fields: dict[int, bytes | None] = {field: result.error_field(field) for field in pq.DiagnosticField}
-        fields[POSITION] = str(int(position) - sent.characters).encode()
-        exc._info = fields
-        exc.args = tuple(_renumber_line(arg) if isinstance(arg, str) else arg for arg in exc.args)
-        return exc
+        return _with_own_position(exc, result, sent)
 
     # -- the ways of sending ------------------------------------------------------------------------------------------
 
@@ -146,10 +156,11 @@ class TenantCursorMixin(_Base):
         """Put a statement into the pipeline that is open, behind its prefix."""
         pipeline: Any = self._conn._pipeline
         # The rows of executemany() follow each other in one transaction, so the first one's prefix serves all.
-        if prefix is not None and (self._execmany_returning is None or self._queued is not prefix):
-            self._queued = prefix
-            pipeline.command_queue.append(functools.partial(self._pgconn.send_query_params, prefix.pipeline, None))
-            pipeline.result_queue.append((_PrefixResult(self, prefix), None))
+        if prefix is not None and (self._execmany_returning is None or self._queued != prefix.suffix):
+            self._queued = prefix.suffix
+            for part in prefix.pipeline:
+                pipeline.command_queue.append(functools.partial(self._pgconn.send_query_params, part, None))
+                pipeline.result_queue.append((_PrefixResult(self, prefix), None))
         may_prepare = prepare is not False and self._conn._prepared.prepare_threshold is not None
         if prefix is not None and may_prepare and not pgq.query.endswith(prefix.suffix):
             # A plan holds for one search path alone, and psycopg knows plans by their text.
@@ -211,7 +222,7 @@ class TenantCursorMixin(_Base):
         self._pgconn.send_query(command)
         for result in (yield from execute(self._pgconn)):
             if result.status == FATAL_ERROR:
-                raise_for_prefix(result, prefix, self._encoding)
+                raise error_of_prefix(result, prefix, self._encoding)
 
     def _start_copy_gen(self, statement: Query, params: Params | None = None) -> PQGen[None]:
         if self._conn._pipeline:
@@ -261,11 +272,26 @@ class TenantCursorMixin(_Base):
             yield from self._skip_prefix_gen(self._sent)
         return (yield from super()._stream_fetchone_gen(first))
 
+    def _declare_gen(self, query: Query, params: Params | None = None, binary: bool | None = None) -> PQGen[None]:
+        cursor: Any = super()
+        yield from cursor._declare_gen(query, params, binary)
+        self._declared = None if self._sent is None else cast(Any, self._conn).tenant_path
+
+    def _fetch_gen(self, num: int | None) -> PQGen[list[Any]]:
+        # Functions that the query calls look names up when the rows are made, which is now.
+        declared, conn = self._declared, cast(Any, self._conn)
+        if declared is not None and conn.tenant_path is not declared and self._pgconn.transaction_status == INTRANS:
+            prefix = declared if conn.tenant_path is None else declared.moving or declared
+            yield from self._session_gen(prefix.simple, prefix)
+            conn.tenant_path = declared
+        cursor: Any = super()
+        return cast("list[Any]", (yield from cursor._fetch_gen(num)))
+
     def _skip_prefix_gen(self, sent: Prefix) -> PQGen[None]:
         for _ in range(sent.results):
             result = yield from fetch(self._pgconn)
             if result is not None and result.status == FATAL_ERROR:
-                raise_for_prefix(result, sent, self._encoding)
+                raise error_of_prefix(result, sent, self._encoding)
 
 
 class _PrefixResult:
@@ -277,35 +303,35 @@ class _PrefixResult:
     def _check_results(self, results: list[PGresult]) -> None:
         for result in results:
             if result.status == FATAL_ERROR:
-                raise_for_prefix(result, self._prefix, self._cursor._encoding)
-            elif result.status == pq.ExecStatus.PIPELINE_ABORTED:
+                raise error_of_prefix(result, self._prefix, self._cursor._encoding)
+            if result.status == pq.ExecStatus.PIPELINE_ABORTED:
                 raise e.PipelineAborted("pipeline aborted")
 
     def _set_results(self, results: list[PGresult]) -> None:
         pass
 
 
-def raise_for_prefix(result: PGresult, prefix: Prefix, encoding: str) -> NoReturn:
-    """Raise for a prefix, or a message with one, that the server refused before the user's statement began."""
+def error_of_prefix(result: PGresult, prefix: Prefix, encoding: str) -> e.Error:
+    """Return the error of a message that the server refused before the user's statement began.
+
+    Where the schema is the cause, the error is marked for ``TenantErrorWrapper``, which says so to the user.
+    """
     exc = e.error_from_result(result, encoding=encoding)
-    if prefix.schema is not None and isinstance(exc, (e.InvalidSchemaName, e.UndefinedTable)):
-        raise SchemaDoesNotExist(
-            f"The active schema {prefix.schema!r} is not in the database, or pg_tenants did not make it "
-            f"({exc.diag.message_primary}). Nothing was run. Create the tenant (manage.py create_tenant), or bring "
-            "fixed modules' schemas up with manage.py migrate_schemas."
-        ) from exc
-    if prefix.schema is not None and isinstance(exc, e.InsufficientPrivilege):
-        raise SchemaNotPermitted(
-            f"The database role may not use the active schema {prefix.schema!r} ({exc.diag.message_primary}). Nothing "
-            "was run. Grant it USAGE on the schema and SELECT on its tables, or connect as the schema's owner."
-        ) from exc
+    if isinstance(exc, (e.InvalidSchemaName, e.UndefinedTable, e.InsufficientPrivilege)):
+        vars(exc)["tenant_schema"] = prefix.schema
+    return _with_own_position(exc, result, prefix)
+
+
+def _with_own_position(exc: e.Error, result: PGresult, prefix: Prefix) -> e.Error:
+    """Make an error's position, and the line number in its text, count from the user's own statement."""
     position = result.error_field(POSITION)
-    if position is not None and int(position) > prefix.characters:
-        exc.args = tuple(_renumber_line(arg) if isinstance(arg, str) else arg for arg in exc.args)
-        fields: dict[int, bytes | None] = {field: result.error_field(field) for field in pq.DiagnosticField}
-        fields[POSITION] = str(int(position) - prefix.characters).encode()
-        exc._info = fields
-    raise exc
+    if position is None or int(position) <= prefix.characters:
+        return exc
+    fields: dict[int, bytes | None] = {field: result.error_field(field) for field in pq.DiagnosticField}
+    fields[POSITION] = str(int(position) - prefix.characters).encode()
+    exc._info = fields
+    exc.args = tuple(_renumber_line(arg) if isinstance(arg, str) else arg for arg in exc.args)
+    return exc
 
 
 def _renumber_line(message: str) -> str:
@@ -331,22 +357,36 @@ def _tenant_class(base: Any) -> Any:
 def attach(cursor: Any, prefix: Callable[[], Prefix | None], pooler: Callable[[], bool | None]) -> Any:
     """Turn a psycopg cursor that Django made into one whose statements carry their tenant, and return it.
 
-    The class is changed on the instance, not by ``cursor_factory``: cursors that Django or the pool make for their own
-    use, in threads without a tenant, stay as they are.
-
-    Raises:
-        ConfigurationError: the alias has a ``cursor_factory`` whose cursors take no attributes.
+    This is done to the cursor, not by ``cursor_factory``: cursors that Django or the pool make for their own use, in
+    threads without a tenant, stay as they are.
     """
-    cls: Any = type(cursor)
-    try:
+    if hasattr(cursor, "__dict__"):
+        cls: Any = type(cursor)
         cursor.__class__ = _tenant_class(cls)
-    except TypeError as exc:
-        raise ConfigurationError(
-            f"OPTIONS['cursor_factory'] gives cursors of {cls.__qualname__}, which cannot carry a tenant. Use a "
-            "subclass of django.db.backends.postgresql.base.Cursor."
-        ) from exc
+    else:
+        # Psycopg's own classes have slots alone, so theirs cannot be changed.
+        cursor = _made_anew(cursor)
     cursor.tenant_prefix = prefix
     cursor.tenant_pooler = pooler
     cursor._sent = cursor._queued = None
+    cursor._declared = None
     cursor._prefixed = False
+    if not hasattr(cursor._conn, "tenant_path"):
+        # What the prefix of the open transaction's last statement was: it tells when the transaction moves to another
+        # schema, and nothing else.
+        cursor._conn.tenant_path = None
     return cursor
+
+
+def _made_anew(cursor: Any) -> Any:
+    cls: Any = type(cursor)
+    named = {}
+    if isinstance(cursor, ServerCursorMixin):
+        named = {"name": cursor.name, "scrollable": cursor.scrollable, "withhold": cursor.withhold}
+    made = _tenant_class(cls)(cursor.connection, **named)
+    # What Django has registered on the cursor: the time zone of the alias, where the connection has another.
+    loader = cursor.adapters.get_loader(TIMESTAMPTZ, pq.Format.TEXT)
+    if loader is not made.adapters.get_loader(TIMESTAMPTZ, pq.Format.TEXT):
+        made.adapters.register_loader(TIMESTAMPTZ, loader)
+    cursor._closed = True
+    return made

@@ -10,7 +10,7 @@ import enum
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pg_tenants.exceptions import UnsafeStatement
 from pg_tenants.names import MARKER_TABLE
@@ -30,6 +30,34 @@ def advisory_key(schema: str) -> int:
     return (0x7067746E << 32) | zlib.crc32(schema.encode())
 
 
+# Constraint triggers of users that wait for the end of the transaction look names up on the path of that moment,
+# so they fire before the path moves to another schema. PostgreSQL's own ones, such as those of foreign keys, need no path and
+# stay deferred. Which tables were written is read from this session's locks: there is no list of waiting triggers.
+_FIRE_PENDING = """DO $pg_tenants$
+DECLARE
+    waiting record;
+BEGIN
+    IF pg_catalog.pg_current_xact_id_if_assigned() IS NULL THEN
+        RETURN;
+    END IF;
+    FOR waiting IN
+        SELECT DISTINCT n.nspname, c.conname, t.tginitdeferred
+        FROM pg_catalog.pg_locks l
+        JOIN pg_catalog.pg_trigger t ON t.tgrelid = l.relation AND t.tgdeferrable AND NOT t.tgisinternal
+        JOIN pg_catalog.pg_constraint c ON c.oid = t.tgconstraint
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
+        WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation' AND l.mode = 'RowExclusiveLock'
+            AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+    LOOP
+        EXECUTE pg_catalog.format('SET CONSTRAINTS %I.%I IMMEDIATE', waiting.nspname, waiting.conname);
+        IF waiting.tginitdeferred THEN
+            EXECUTE pg_catalog.format('SET CONSTRAINTS %I.%I DEFERRED', waiting.nspname, waiting.conname);
+        END IF;
+    END LOOP;
+END
+$pg_tenants$"""
+
+
 @dataclass(frozen=True, slots=True)
 class Prefix:
     """The prefix for one search path, in the forms that the ways of sending need.
@@ -39,20 +67,22 @@ class Prefix:
         simple: goes before the statement in a message of the simple protocol.
         results: how many results ``simple`` yields.
         characters: how many characters ``simple`` has, to correct error positions.
-        pipeline: goes before the statement as a query of its own in the same pipeline.
+        pipeline: goes before the statement as queries of their own in the same pipeline.
         suffix: a comment that makes prepared statements of different schemas differ.
         enter: makes the path the session's, for a statement that must be sent alone.
         leave: takes that back.
+        moving: the same for a transaction that comes from another path: what waits there fires first. None in that one.
     """
 
     schema: str | None
     simple: bytes
     results: int
     characters: int
-    pipeline: bytes
+    pipeline: tuple[bytes, ...]
     suffix: bytes
     enter: bytes
     leave: bytes
+    moving: Prefix | None
 
 
 def build_prefix(path: Sequence[str], schema: str | None) -> Prefix:
@@ -71,16 +101,27 @@ def build_prefix(path: Sequence[str], schema: str | None) -> Prefix:
     simple = f"SET LOCAL search_path = {search_path};{lock}\n"
     key = advisory_key(schema or "")
     comment = search_path.replace("*/", "").replace("/*", "")
-    return Prefix(
+    plain = Prefix(
         schema=schema,
         simple=simple.encode(),
         results=2 if marker else 1,
         characters=len(simple),
-        pipeline=f"SELECT pg_catalog.set_config('search_path', {literal}, true){proof}".encode(),
+        pipeline=(f"SELECT pg_catalog.set_config('search_path', {literal}, true){proof}".encode(),),
         suffix=f" /* {comment} */".encode(),
         enter=f"SELECT pg_catalog.pg_advisory_lock_shared({key}); SET search_path = {search_path};{lock}".encode(),
         leave=f"RESET search_path; SELECT pg_catalog.pg_advisory_unlock_shared({key})".encode(),
+        moving=None,
     )
+    # In one line: an error's line number is that in the message, less one for the prefix.
+    fire = " ".join(_FIRE_PENDING.split())
+    moving = replace(
+        plain,
+        simple=f"{fire}; {simple}".encode(),
+        results=plain.results + 1,
+        characters=len(fire) + 2 + len(simple),
+        pipeline=(fire.encode(), *plain.pipeline),
+    )
+    return replace(plain, moving=moving)
 
 
 class Sending(enum.Enum):

@@ -45,8 +45,6 @@ def initialize(folder: Folder, engine: Engine, identity: Identity, user: str, pa
     Raises:
         ServerStartFailed: initdb failed; its words are in the message.
     """
-    for leftover in folder.leftovers():
-        shutil.rmtree(leftover, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix="init-", dir=folder.path))
     try:
         _own(work, identity)

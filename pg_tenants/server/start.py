@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from dataclasses import replace
 
@@ -120,6 +121,9 @@ class Start:
     def _prepare(self, engine: LocalEngine) -> None:
         """Bring the data folder to what the configuration asks for."""
         config, folder = self.config, self.folder
+        for leftover in folder.leftovers():
+            # An initdb that lost its starter may still be at work in it; then the next start removes the rest.
+            shutil.rmtree(leftover, ignore_errors=True)
         if not folder.major:
             password = config.password or folder.read_password() or new_password()
             initialize(folder, engine, self.identity, config.user, password, self.deadline)

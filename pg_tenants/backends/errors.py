@@ -1,0 +1,42 @@
+"""Database errors, as the user sees them."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from django.db.utils import DatabaseErrorWrapper
+from psycopg import errors as e
+
+from pg_tenants.exceptions import SchemaDoesNotExist, SchemaNotPermitted
+
+__all__ = ["TenantErrorWrapper"]
+
+
+class TenantErrorWrapper(DatabaseErrorWrapper):
+    """Django's translation of psycopg's errors, with words of ours where the active schema is the cause."""
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Raise what the user is to see."""
+        schema = getattr(exc_value, "tenant_schema", None)
+        if schema is not None and isinstance(exc_value, e.Error):
+            raise _translated(exc_value, schema).with_traceback(traceback) from exc_value
+        super().__exit__(exc_type, exc_value, traceback)
+
+
+def _translated(exc: e.Error, schema: str) -> SchemaDoesNotExist | SchemaNotPermitted:
+    server = exc.diag.message_primary
+    if isinstance(exc, e.InsufficientPrivilege):
+        return SchemaNotPermitted(
+            f"The database role may not use the active schema {schema!r} ({server}). Nothing was run. Grant it USAGE "
+            "on the schema and SELECT on its tables, or connect as the schema's owner."
+        )
+    return SchemaDoesNotExist(
+        f"The active schema {schema!r} is not in the database, or pg_tenants did not make it ({server}). Nothing was "
+        "run. A tenant's schema is made by create_tenant, a fixed module's by migrate_schemas, and the schema that an "
+        "alias is bound to by migrate."
+    )
