@@ -12,13 +12,12 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from psycopg import _compat, adapters, pq
+from psycopg import AsyncServerCursor, ServerCursor, _compat, adapters, pq
 from psycopg import errors as e
 from psycopg._capabilities import capabilities
-from psycopg._pipeline_base import BasePipeline
+from psycopg._pipeline import BasePipeline  # type: ignore[attr-defined]
 from psycopg._preparing import Prepare
 from psycopg._queries import PostgresClientQuery, PostgresQuery
-from psycopg._server_cursor_base import ServerCursorMixin
 from psycopg.client_cursor import ClientCursorMixin
 from psycopg.generators import execute, fetch, send
 
@@ -39,6 +38,7 @@ __all__ = ["BACKEND_PID", "TenantCursorMixin", "attach"]
 COMMAND_OK, FATAL_ERROR = pq.ExecStatus.COMMAND_OK, pq.ExecStatus.FATAL_ERROR
 IDLE, INERROR = pq.TransactionStatus.IDLE, pq.TransactionStatus.INERROR
 INTRANS = pq.TransactionStatus.INTRANS
+SERVER_CURSORS = (AsyncServerCursor, ServerCursor)
 POSITION = pq.DiagnosticField.STATEMENT_POSITION
 TIMESTAMPTZ = adapters.types["timestamptz"].oid
 BACKEND_PID = b"SELECT pg_catalog.pg_backend_pid()"
@@ -348,7 +348,7 @@ def _renumber_line(message: str) -> str:
 @functools.cache
 def _tenant_class(base: Any) -> Any:
     namespace: dict[str, Any] = {"__module__": __name__}
-    if issubclass(base, ServerCursorMixin):
+    if issubclass(base, SERVER_CURSORS):
         # DECLARE takes its parameters merged into the text, so that it can share a message with the prefix.
         namespace["_query_cls"] = PostgresClientQuery
     return type(f"Tenant{base.__name__}", (TenantCursorMixin, base), namespace)
@@ -381,7 +381,7 @@ def attach(cursor: Any, prefix: Callable[[], Prefix | None], pooler: Callable[[]
 def _made_anew(cursor: Any) -> Any:
     cls: Any = type(cursor)
     named = {}
-    if isinstance(cursor, ServerCursorMixin):
+    if isinstance(cursor, SERVER_CURSORS):
         named = {"name": cursor.name, "scrollable": cursor.scrollable, "withhold": cursor.withhold}
     made = _tenant_class(cls)(cursor.connection, **named)
     # What Django has registered on the cursor: the time zone of the alias, where the connection has another.

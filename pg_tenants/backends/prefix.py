@@ -30,8 +30,8 @@ def advisory_key(schema: str) -> int:
     return (0x7067746E << 32) | zlib.crc32(schema.encode())
 
 
-# Constraint triggers of users that wait for the end of the transaction look names up on the path of that moment,
-# so they fire before the path moves to another schema. PostgreSQL's own ones, such as those of foreign keys, need no path and
+# Constraint triggers of users that wait for the end of the transaction look names up on the path of that moment, so
+# they fire before the path moves to another schema. PostgreSQL's own, such as those of foreign keys, need no path and
 # stay deferred. Which tables were written is read from this session's locks: there is no list of waiting triggers.
 _FIRE_PENDING = """DO $pg_tenants$
 DECLARE

@@ -1,7 +1,7 @@
-"""As whom the programs run. PostgreSQL refuses to run as root, so root becomes someone else for them.
+"""As whom the programs run. PostgreSQL refuses to run as root, and initdb as a user whom /etc/passwd does not know.
 
-In order of preference: nothing to do; a user namespace in which root has an ordinary number, so that files keep their
-owner; an ordinary user, who then owns the data folder.
+In order of preference: nothing to do; a user namespace in which this user has the number of an ordinary one, so that
+files keep their owner; for root, to become an ordinary user, who then owns the data folder.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TypedDict
 
 __all__ = ["Identity", "PopenOptions", "current"]
 
-NAMESPACE = ("--user", "--map-user=1000", "--map-group=1000", "--")
-NOBODY = 65534
+OVERFLOW = 65534
+"""The number that files of strangers have in a namespace, most often that of "nobody"."""
 
 
 class PopenOptions(TypedDict, total=False):
@@ -72,27 +72,44 @@ class Identity:
 
 def current() -> Identity:
     """Return as whom this process must run PostgreSQL's programs."""
-    if os.geteuid() != 0:
+    uid = os.geteuid()
+    if uid != 0 and _is_known(uid):
         return Identity()
     unshare = shutil.which("unshare")
-    if unshare is not None and _works(unshare):
-        return Identity(prefix=(unshare, *NAMESPACE))
-    return _nobody()
+    if unshare is not None:
+        prefix = (unshare, "--user", f"--map-user={_ordinary_uid()}", "--map-group=1000", "--")
+        if _works(prefix):
+            return Identity(prefix=prefix)
+    return _nobody() if uid == 0 else Identity()
 
 
 @functools.cache
-def _works(unshare: str) -> bool:
-    command = [unshare, *NAMESPACE, "true"]
+def _works(prefix: tuple[str, ...]) -> bool:
     try:
-        done = subprocess.run(command, capture_output=True, check=False, timeout=10)  # noqa: S603
+        done = subprocess.run([*prefix, "true"], capture_output=True, check=False, timeout=10)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return False
     return done.returncode == 0
+
+
+def _is_known(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
+
+
+@functools.cache
+def _ordinary_uid() -> int:
+    """Return the number of a user whom initdb finds, 1000 where there is one."""
+    known = [entry.pw_uid for entry in pwd.getpwall() if entry.pw_uid not in (0, OVERFLOW)]
+    return 1000 if 1000 in known or not known else known[0]
 
 
 def _nobody() -> Identity:
     try:
         entry = pwd.getpwnam("nobody")
     except KeyError:
-        return Identity(uid=NOBODY, gid=NOBODY)
+        return Identity(uid=OVERFLOW, gid=OVERFLOW)
     return Identity(uid=entry.pw_uid, gid=entry.pw_gid)

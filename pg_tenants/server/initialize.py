@@ -79,7 +79,7 @@ def initialize(folder: Folder, engine: Engine, identity: Identity, user: str, pa
                 break
         raise ServerStartFailed(
             f"PostgreSQL {engine.version} could not make its data folder in {str(folder.path)!r}. initdb says:\n"
-            f"{_without_password(said)}"
+            f"{_without_password(said)}{_hint(said)}"
         )
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -131,6 +131,12 @@ def _own(path: Path, identity: Identity) -> None:
 def _without_password(said: str) -> str:
     """Return a program's words without the statements that set a password, which PostgreSQL repeats in errors."""
     return "\n".join(line for line in said.strip().splitlines() if "PASSWORD" not in line.upper())
+
+
+def _hint(said: str) -> str:
+    if "could not look up effective user ID" in said:
+        return "\nGive this user a line in /etc/passwd, or let it run 'unshare --user' (util-linux)."
+    return ""
 
 
 def _include_settings(path: Path) -> None:

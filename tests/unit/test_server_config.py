@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import pwd
 import threading
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from pg_tenants.exceptions import PgTenantsError
-from pg_tenants.server import ServerBusy, ServerConfig, ServerConfigError, ServerError, engines
+from pg_tenants.server import ServerBusy, ServerConfig, ServerConfigError, ServerError, engines, identity
 from pg_tenants.server.config import KEYS
 from pg_tenants.server.exceptions import EngineUnavailable
 from pg_tenants.server.folder import Folder, locate, write_private
@@ -308,3 +309,31 @@ def test_lock_that_was_removed(tmp_path: Path) -> None:
     with pytest.raises(ServerBusy):
         acquire(path, time.monotonic() + 0.02)
     release(second)
+
+
+@pytest.mark.parametrize(
+    ("euid", "known", "unshare", "expected"),
+    [
+        (1000, [0, 1000], True, (None, None)),
+        (0, [0, 1, 1000, 65534], True, ("--map-user=1000", None)),
+        (0, [0, 65534, 7], True, ("--map-user=7", None)),
+        (0, [0, 65534], False, (None, 65534)),
+        (0, [0], False, (None, 65534)),
+        (12345, [0, 7], True, ("--map-user=7", None)),
+        (12345, [0, 7], False, (None, None)),
+    ],
+)
+def test_identity(
+    monkeypatch: pytest.MonkeyPatch, euid: int, known: list[int], unshare: bool, expected: tuple[Any, Any]
+) -> None:
+    """Root, and a user whom /etc/passwd does not know, take the number of one whom it knows, or become one."""
+    entries = {uid: pwd.struct_passwd(("x" if uid != 65534 else "nobody", "", uid, uid, "", "", "")) for uid in known}
+    monkeypatch.setattr(identity.os, "geteuid", lambda: euid)
+    monkeypatch.setattr(identity.pwd, "getpwuid", entries.__getitem__)
+    monkeypatch.setattr(identity.pwd, "getpwall", lambda: list(entries.values()))
+    monkeypatch.setattr(identity.pwd, "getpwnam", lambda name: {e.pw_name: e for e in entries.values()}[name])
+    monkeypatch.setattr(identity, "_works", lambda prefix: unshare)
+    identity._ordinary_uid.cache_clear()
+    found = identity.current()
+    identity._ordinary_uid.cache_clear()
+    assert (found.prefix[2] if found.prefix else None, found.uid) == expected
