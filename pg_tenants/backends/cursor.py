@@ -23,6 +23,7 @@ from psycopg.generators import execute, fetch, send
 
 from pg_tenants.backends.prefix import Prefix, Sending, classify
 from pg_tenants.exceptions import UnsafeStatement
+from pg_tenants.names import MARKER_TABLE
 
 if TYPE_CHECKING:
     from psycopg._cursor_base import BaseCursor
@@ -274,7 +275,16 @@ class TenantCursorMixin(_Base):
 
     def _declare_gen(self, query: Query, params: Params | None = None, binary: bool | None = None) -> PQGen[None]:
         cursor: Any = super()
-        yield from cursor._declare_gen(query, params, binary)
+        try:
+            yield from cursor._declare_gen(query, params, binary)
+        except (e.InvalidSchemaName, e.UndefinedTable, e.InsufficientPrivilege) as exc:
+            # Psycopg does not tell here which of the message's statements failed; the server names the schema.
+            schema = None if self._sent is None else self._sent.schema
+            if schema is not None and re.search(
+                rf"\b(?:{re.escape(schema)}|{MARKER_TABLE})\b", exc.diag.message_primary or ""
+            ):
+                vars(exc)["tenant_schema"] = schema
+            raise
         self._declared = None if self._sent is None else cast(Any, self._conn).tenant_path
 
     def _fetch_gen(self, num: int | None) -> PQGen[list[Any]]:

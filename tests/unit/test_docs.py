@@ -1,0 +1,86 @@
+"""The reference names everything that it should."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+from django.core.management import load_command_class
+
+from example_project.customers.management.commands.demo import Command as Demo
+from pg_tenants import checks, conf, exceptions
+from pg_tenants.server import exceptions as server_exceptions
+from pg_tenants.server.config import KEYS as SERVER_KEYS
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+REFERENCE = ROOT / "docs" / "reference"
+# What every command of Django has.
+DJANGOS = {"--help", "--version", "--verbosity", "--settings", "--pythonpath", "--traceback", "--no-color", "--force-color"}
+COMMANDS = sorted(
+    path.stem for path in (ROOT / "pg_tenants" / "management" / "commands").glob("*.py") if path.stem != "__init__"
+)
+
+
+def page(name: str) -> str:
+    return (REFERENCE / f"{name}.md").read_text()
+
+
+def rows(text: str) -> set[str]:
+    """Return what the first columns of a page's tables name."""
+    return {name for row in re.findall(r"^\| ([^|]*) \|", text, re.MULTILINE) for name in re.findall(r"`([^` ]+)", row)}
+
+
+def section(name: str, heading: str) -> str:
+    """Return the part of a page below a heading."""
+    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^## |\Z)", page(name), re.MULTILINE | re.DOTALL)
+    assert found, f"docs/reference/{name}.md has no section {heading!r}"
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    ("heading", "keys"),
+    [
+        ("PG_TENANTS", conf.KEYS),
+        ("MODULES", conf.MODULE_KEYS),
+        ('OPTIONS["tenants"]', conf.ALIAS_KEYS),
+        ("PGSERVER", SERVER_KEYS),
+    ],
+)
+def test_settings(heading: str, keys: tuple[str, ...]) -> None:
+    """Each key of a setting has a row in its section, and no row is of a key that is gone."""
+    assert rows(section("settings", heading)) & set(keys) == set(keys)
+    extra = {name for name in rows(section("settings", heading)) if name.isidentifier()} - set(keys)
+    assert extra <= {"INSTALLED_APPS", "DATABASE_ROUTERS", "MIDDLEWARE"}
+
+
+def test_checks() -> None:
+    """Each check has a row, and no row is of a check that is gone."""
+    ids = set(re.findall(r"pg_tenants\.[EW]\d{3}", Path(checks.__file__).read_text()))
+    assert rows(page("checks")) == ids
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "demo"])
+def test_commands(name: str) -> None:
+    """Each command has a section, and each of its options a row; those of Django's ``migrate`` are in one place."""
+    command = Demo() if name == "demo" else load_command_class("pg_tenants", name)
+    parser = command.create_parser("manage.py", name)
+    text = section("commands", "migrate_schemas" if name == "migrate" else name)
+    assert section("commands", name)
+    for action in parser._actions:
+        if isinstance(action, argparse._HelpAction) or DJANGOS & set(action.option_strings):
+            continue
+        for option in action.option_strings or [action.dest]:
+            assert re.search(rf"`{re.escape(option)}[` ]", text) or f"manage.py {name} {option}" in text, option
+
+
+def test_pgserver_actions() -> None:
+    """Each action of pgserver has a row."""
+    action = next(a for a in load_command_class("pg_tenants", "pgserver").create_parser("", "")._actions if a.choices)
+    assert rows(section("commands", "pgserver")) >= set(action.choices or ())
+
+
+def test_exceptions() -> None:
+    """Each exception has a row, and no row is of one that is gone."""
+    assert rows(page("exceptions")) == {*exceptions.__all__, *server_exceptions.__all__}
