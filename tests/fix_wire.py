@@ -19,12 +19,12 @@ import pytest
 class Wire:
     """Forwards a TCP port and counts round trips.
 
-    A round trip is a time at which the client, having sent something, waits for ReadyForQuery: those are counted in the
-    server's bytes. What the client has sent is kept as ``(kind, text)``, such as ``(b"Q", b"SELECT 1")``.
+    A round trip begins when the client sends something after the server has answered. What the client has sent is kept as
+    ``(kind, text)``, such as ``(b"Q", b"SELECT 1")``.
     """
 
     target: tuple[str, int]
-    delay: float = 0.0
+    delay: float = 0.0  # seconds that a round trip takes longer
     round_trips: int = 0
     messages: list[tuple[bytes, bytes]] = field(default_factory=list)
 
@@ -54,7 +54,7 @@ class Wire:
         server = socket.create_connection(self.target)
         for end in (client, server):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        from_client, from_server = _Messages(startup=True), _Messages(startup=False)
+        from_client, answered = _Messages(startup=True), True
         with selectors.DefaultSelector() as selector, client, server:
             selector.register(client, selectors.EVENT_READ)
             selector.register(server, selectors.EVENT_READ)
@@ -68,11 +68,15 @@ class Wire:
                         return
                     if key.fileobj is client:
                         self.messages.extend(from_client.feed(data))
+                        self.round_trips += answered
+                        answered = False
                         if self.delay:
-                            time.sleep(self.delay)
+                            time.sleep(self.delay / 2)
                         server.sendall(data)
                     else:
-                        self.round_trips += sum(kind == b"Z" for kind, _ in from_server.feed(data))
+                        answered = True
+                        if self.delay:
+                            time.sleep(self.delay / 2)
                         client.sendall(data)
 
 

@@ -172,6 +172,11 @@ class TenantCursorMixin(_Base):
         finally:
             self._prefixed = False
 
+    def _send_prepare(self, name: bytes, query: PostgresQuery) -> None:
+        super()._send_prepare(name, query)
+        if (pipeline := cast(Any, self._conn._pipeline)) is not None:
+            pipeline.result_queue[-1] = (_PrepareResult(self, self._conn._prepared.key(query)), None)
+
     def _pipeline_gen(
         self, pgq: PostgresQuery, prefix: Prefix, prepare: bool | None, binary: bool | None
     ) -> PQGen[None]:
@@ -302,6 +307,24 @@ class TenantCursorMixin(_Base):
             result = yield from fetch(self._pgconn)
             if result is not None and result.status == FATAL_ERROR:
                 raise error_of_prefix(result, sent, self._encoding)
+
+
+class _PrepareResult:
+    """Takes the result of a PREPARE that was sent in a pipeline, in a cursor's place.
+
+    Psycopg counts a statement as prepared when it is queued; where the pipeline failed before, it is not.
+    """
+
+    def __init__(self, cursor: TenantCursorMixin, key: Any):
+        self._cursor, self._key = cursor, key
+
+    def _check_results(self, results: list[PGresult]) -> None:
+        if any(result.status != COMMAND_OK for result in results):
+            self._cursor._conn._prepared._names.pop(self._key, None)
+        self._cursor._check_results(results)
+
+    def _set_results(self, results: list[PGresult]) -> None:
+        pass
 
 
 class _PrefixResult:

@@ -158,7 +158,8 @@ class Folder:
         for folder in (self.data, *self.leftovers()):
             if folder.exists():
                 shutil.rmtree(folder)
-        for file in (self.state, self.password, self.log, self.log.with_name("server.log.1"), self.lock):
+        names = ("state.json", "password", "server.log", "server.log.1", "lock.queue", "lock")
+        for file in map(self.path.joinpath, names):
             file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()

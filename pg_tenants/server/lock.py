@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import time
 from pathlib import Path
 
@@ -23,7 +24,20 @@ def acquire(path: Path, deadline: float) -> int:
         ServerBusy: another one held it until the deadline.
         OSError: the file cannot be made.
     """
-    pause = 0.005
+    # Whoever is next holds the queue's lock, so a process that comes back at once does not overtake those that wait.
+    queue = _take(path.with_name(f"{path.name}.queue"), path, deadline)
+    try:
+        return _take(path, path, deadline)
+    finally:
+        os.close(queue)
+
+
+def release(handle: int) -> None:
+    """Give the lock back."""
+    os.close(handle)
+
+
+def _take(path: Path, lock: Path, deadline: float) -> int:
     while True:
         # flock and not lockf: its locks belong to the open file, so threads of one process exclude each other too.
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -41,16 +55,10 @@ def acquire(path: Path, deadline: float) -> int:
         os.close(handle)
         if time.monotonic() >= deadline:
             raise ServerBusy(
-                f"The lock {str(path)!r} is held by another process{_holder(path)} that is starting or stopping this "
+                f"The lock {str(lock)!r} is held by another process{_holder(lock)} that is starting or stopping this "
                 "server and has not ended in time. Wait for it, or end it, and try again."
             )
-        time.sleep(pause)
-        pause = min(pause * 1.5, 0.1)
-
-
-def release(handle: int) -> None:
-    """Give the lock back."""
-    os.close(handle)
+        time.sleep(random.uniform(0.002, 0.01))  # noqa: S311 - evenly spread, for those that wait together
 
 
 def _is_same(handle: int, path: Path) -> bool:

@@ -22,7 +22,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["CHECKOUT", "Block", "Command", "Reader", "blocks", "environment", "free_port", "reachable_folder"]
+__all__ = [
+    "CHECKOUT",
+    "Block",
+    "Command",
+    "Reader",
+    "blocks",
+    "environment",
+    "erased_server",
+    "free_port",
+    "matches",
+    "reachable_folder",
+]
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
@@ -97,11 +108,11 @@ def _block(info: str, body: str) -> Block:
 
 def matches(wanted: str, got: str) -> bool:
     """Return whether output is as shown, ``...`` standing for anything and space at the ends of lines for nothing."""
-    lines = [re.escape(line.rstrip()).replace(r"\.\.\.", ".*") for line in wanted.strip().splitlines()]
+    lines = [re.escape(line.rstrip()).replace(r"\.\.\.", ".*") for line in wanted.strip("\n").splitlines()]
     pattern = "\n".join(lines).replace("\n.*\n", "\n(?:.*\n)?")
     pattern = re.sub(r"^\.\*\n", "(?:.*\n)?", pattern)
     pattern = re.sub(r"\n\.\*$", "(?:\n.*)?", pattern)
-    shown = "\n".join(line.rstrip() for line in got.strip().splitlines())
+    shown = "\n".join(line.rstrip() for line in got.strip("\n").splitlines())
     return re.fullmatch(pattern, shown, re.DOTALL) is not None
 
 
@@ -240,13 +251,12 @@ def erased_server(folder: Path, environ: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     finally:
-        if (folder / "manage.py").exists():
-            # Outside of the project, whose settings may be half written.
-            subprocess.run(
-                [sys.executable, "-m", "pg_tenants.server", "erase", "--yes"],
-                cwd=folder.parent,
-                env=dict(environ),
-                capture_output=True,
-                timeout=120,
-                check=False,
-            )
+        # Not by the project's own command: its settings may be half written.
+        subprocess.run(
+            [sys.executable, "-m", "pg_tenants.server", "erase", "--yes"],
+            cwd=folder,
+            env=dict(environ),
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )

@@ -1,4 +1,4 @@
-"""The ways of sending on the kinds of connections there are: bound by the server, prepared, pooled, through PgBouncer."""
+"""The ways of sending on all kinds of connections: parameters bound by the server, prepared, pooled, PgBouncer."""
 
 from __future__ import annotations
 

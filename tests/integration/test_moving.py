@@ -140,7 +140,8 @@ def test_executemany_and_copy_move_too(triggers: tuple[Any, Any]) -> None:
             cursor.executemany("INSERT INTO notes_tag (name) VALUES (%s)", [["x"], ["y"]])
         with tenant_context(acme):
             _write("two")
-        with tenant_context(globex), connection.cursor() as cursor, cursor.copy("COPY notes_tag (name) FROM STDIN") as c:
-            c.write_row(["z"])
+        with tenant_context(globex), connection.cursor() as cursor:
+            with cursor.copy("COPY notes_tag (name) FROM STDIN") as copy:
+                copy.write_row(["z"])
     assert _tags(acme) == ["log of one in acme", "log of two in acme"]
     assert _tags(globex) == ["x", "y", "z"]

@@ -607,7 +607,7 @@ def test_full_disk(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     server = make()
     with pytest.raises(ServerStartFailed, match=r"initdb says:\n(.|\n)*must be a power of two"):
         server.up()
-    assert sorted(path.name for path in server.status().folder.iterdir()) == ["lock"]
+    assert sorted(path.name for path in server.status().folder.iterdir()) == ["lock", "lock.queue"]
 
 
 def test_missing_locale(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,8 @@ import contextlib
 import functools
 import gc
 import inspect
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +66,8 @@ def test_the_public_names() -> None:
         "schema_context",
         "tenant_context",
     }
+    code = "import pg_tenants, sys; sys.exit('django.db.models' in sys.modules or 'pg_tenants.models' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_nothing_is_active_at_first() -> None:
@@ -200,12 +204,12 @@ def test_a_decorated_function(context: Any) -> None:
     def work(a: int, *, b: int = 2) -> tuple[str | None, int]:
         """Do it."""
         if a < 0:
-            raise ValueError
+            raise ValueError("negative")
         return current_schema(), a + b
 
     assert work(1, b=3) == ("acme", 4)
     assert (work.__name__, work.__doc__) == ("work", "Do it.")
-    with pytest.raises(ValueError, match=""):
+    with pytest.raises(ValueError, match="negative"):
         work(-1)
     assert current_schema() is None
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from pathlib import Path
 
 import pytest
 from django.core.management import load_command_class
+from django.core.management.base import BaseCommand
 
 from example_project.customers.management.commands.demo import Command as Demo
 from pg_tenants import checks, conf, exceptions
@@ -17,7 +17,7 @@ from pg_tenants.server.config import KEYS as SERVER_KEYS
 ROOT = Path(__file__).resolve().parent.parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 # What every command of Django has.
-DJANGOS = {"--help", "--version", "--verbosity", "--settings", "--pythonpath", "--traceback", "--no-color", "--force-color"}
+DJANGOS = {flag for action in BaseCommand().create_parser("", "")._actions for flag in action.option_strings}
 COMMANDS = sorted(
     path.stem for path in (ROOT / "pg_tenants" / "management" / "commands").glob("*.py") if path.stem != "__init__"
 )
@@ -69,7 +69,7 @@ def test_commands(name: str) -> None:
     text = section("commands", "migrate_schemas" if name == "migrate" else name)
     assert section("commands", name)
     for action in parser._actions:
-        if isinstance(action, argparse._HelpAction) or DJANGOS & set(action.option_strings):
+        if DJANGOS & set(action.option_strings):
             continue
         for option in action.option_strings or [action.dest]:
             assert re.search(rf"`{re.escape(option)}[` ]", text) or f"manage.py {name} {option}" in text, option

@@ -1,0 +1,385 @@
+"""System checks: each id, with its value and its remedy."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.core import checks as django_checks
+from django.core.checks import CheckMessage
+from django.db import connections, models
+from django.test import override_settings
+from django.test.utils import isolate_apps
+
+from pg_tenants import checks, conf
+from pg_tenants.backends.postgresql.base import DatabaseWrapper
+from pg_tenants.exceptions import ConfigurationError
+
+ROOT = Path(__file__).parents[2]
+RAW: dict[str, Any] = settings.PG_TENANTS
+MODULES: dict[str, Any] = RAW["MODULES"]
+
+
+def run(check: Any, **changes: Any) -> list[CheckMessage]:
+    with override_settings(PG_TENANTS={**RAW, **changes}):
+        return check()
+
+
+def with_modules(**changes: Any) -> list[CheckMessage]:
+    return run(checks.check_modules, MODULES={**MODULES, **changes})
+
+
+def only(found: list[CheckMessage], check_id: str) -> CheckMessage:
+    assert [message.id for message in found] == [check_id], found
+    message = found[0]
+    assert message.hint
+    assert message.level >= (django_checks.ERROR if ".E" in check_id else django_checks.WARNING)
+    return message
+
+
+def says(message: CheckMessage, *parts: str) -> None:
+    text = f"{message.msg} {message.hint}"
+    for part in parts:
+        assert part in text, f"{part!r} is not in {text!r}"
+
+
+def test_the_example_project_has_no_problem() -> None:
+    """Nor have Django's own checks one."""
+    assert django_checks.run_checks() == []
+
+
+def test_every_id_has_a_test_here() -> None:
+    """And no id stands for two kinds of problem that this file does not know."""
+    source = Path(checks.__file__).read_text()
+    here = Path(__file__).read_text() + (ROOT / "tests/integration/test_bad_input.py").read_text()
+    ids = {word for word in source.replace('"', " ").split() if word.startswith("pg_tenants.") and word[11:12] in "EW"}
+    ids = {word for word in ids if word[12:].isdigit()}
+    assert len(ids) > 15
+    assert [check_id for check_id in sorted(ids) if f'"{check_id}"' not in here] == []
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_e001_an_unknown_key() -> None:
+    """The nearest is named."""
+    message = only(run(checks.check_settings, TENANT_MODELS="x"), "pg_tenants.E001")
+    says(message, "PG_TENANTS has no key 'TENANT_MODELS'", "Did you mean 'TENANT_MODEL'?")
+
+
+def test_e002_a_wrong_type() -> None:
+    """Value, type and what to set."""
+    message = only(run(checks.check_settings, PUBLIC_HOSTS="localhost"), "pg_tenants.E002")
+    says(message, "PG_TENANTS['PUBLIC_HOSTS'] is 'localhost', of type str", "Set it to a list of strings")
+
+
+@pytest.mark.parametrize("key", ["TENANT_MODEL", "DOMAIN_MODEL", "MODULES"])
+def test_e003_a_missing_key(key: str) -> None:
+    """The key is named."""
+    message = only(run(checks.check_settings, **{key: None}), "pg_tenants.E003")
+    says(message, f"PG_TENANTS has no {key!r}", f"Add {key!r} to settings.PG_TENANTS")
+
+
+def test_e003_no_settings_at_all() -> None:
+    """The other checks need none."""
+    with override_settings(PG_TENANTS=None):
+        message = only(checks.check_settings(), "pg_tenants.E003")
+        says(message, "settings.PG_TENANTS is missing", "TENANT_MODEL, DOMAIN_MODEL and MODULES")
+        assert checks.check_modules() == checks.check_models() == checks.check_installation() == []
+
+
+@pytest.mark.parametrize("raw", [{}, {"MODULES": {}}, [], "x", {"MODULES": {"a": 1}}, {"MODULES": {"a": {"apps": 1}}}])
+def test_checks_survive_any_settings(raw: Any) -> None:
+    """They report, and never raise."""
+    with override_settings(PG_TENANTS=raw):
+        for check in (checks.check_settings, checks.check_modules, checks.check_models, checks.check_installation):
+            assert isinstance(check(), list)
+        assert checks.check_settings()
+
+
+# -- modules ----------------------------------------------------------------------------------------------------------
+
+
+def test_e004_an_app_that_is_not_installed() -> None:
+    """With the nearest that is."""
+    found = with_modules(more={"schema": "more", "apps": ["bilding"]})
+    message = only(found, "pg_tenants.E004")
+    says(message, "module 'more'", "'bilding'", "INSTALLED_APPS", "Did you mean 'billing'?")
+
+
+def test_e004_an_app_that_is_given_by_its_full_name() -> None:
+    """The nearest is found among full names, too."""
+    found = with_modules(more={"schema": "more", "apps": ["example_project.bilings"]})
+    says(only(found, "pg_tenants.E004"), "'example_project.bilings'", "Did you mean 'example_project.billing'?")
+
+
+def test_e005_an_app_in_no_module() -> None:
+    """With a model of it, and what to write where."""
+    message = only(with_modules(billing={"schema": "billing", "apps": []}), "pg_tenants.E005")
+    says(message, "'billing'", "Invoice", "in no module", "Add 'example_project.billing' to the apps of a module")
+
+
+@isolate_apps("django.contrib.messages", attr_name="apps")
+def test_e005_is_about_tables_alone(apps: Any) -> None:
+    """Apps without models, and unmanaged models, need no module: messages and staticfiles are in none."""
+    assert with_modules() == []
+
+
+def test_e006_an_app_in_two_fixed_modules() -> None:
+    """Both are named."""
+    found = with_modules(more={"schema": "more", "apps": ["billing"]})
+    message = only(found, "pg_tenants.E006")
+    says(message, "'billing' is in several fixed modules: 'billing', 'more'", "Leave it in one")
+
+
+def test_an_app_in_a_fixed_and_in_tenant_modules_is_right() -> None:
+    """The tenant's own table is found first."""
+    both = {"schema": "public", "apps": ["customers", "auth", "contenttypes"]}
+    assert with_modules(shared=both) == []
+    assert run(checks.check_models, MODULES={**MODULES, "shared": both}) == []
+
+
+def test_e006_an_app_twice_in_one_module() -> None:
+    """By two of its names: it is not in several modules, so the message must not say so."""
+    found = with_modules(billing={"schema": "billing", "apps": ["billing", "example_project.billing"]})
+    assert not [message for message in found if "'billing', 'billing'" in message.msg]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("Bil", "other characters"), ("pg_x", "pg_"), ("information_schema", "itself"), ("user", "reserved"), ("b" * 52, "52")],
+)
+def test_e011_a_bad_schema(name: str, reason: str) -> None:
+    """Of a module."""
+    message = only(with_modules(billing={"schema": name, "apps": ["billing"]}), "pg_tenants.E011")
+    says(message, "the module 'billing'", repr(name), reason)
+
+
+def test_e011_a_bad_schema_for_extensions() -> None:
+    """The setting is named."""
+    message = only(run(checks.check_modules, EXTENSIONS_SCHEMA="pg_ext"), "pg_tenants.E011")
+    says(message, "EXTENSIONS_SCHEMA", "'pg_ext'", "pg_")
+
+
+@pytest.mark.parametrize("name", ["PG_TRGM", "a b", "a;b", "", 'a"b', "ä"])
+def test_e012_no_name_of_an_extension(name: str) -> None:
+    """The module and the name are told."""
+    message = only(with_modules(tenant={**MODULES["tenant"], "extensions": [name]}), "pg_tenants.E012")
+    says(message, "module 'tenant'", repr(name), "as in 'pg_trgm'")
+
+
+def test_e014_an_unknown_database() -> None:
+    """With the nearest that is there."""
+    found = with_modules(billing={**MODULES["billing"], "database": "defalt"})
+    message = only([m for m in found if m.id != "pg_tenants.E013"], "pg_tenants.E014")
+    says(message, "module 'billing'", "'defalt'", "not in DATABASES", "Did you mean 'default'?")
+
+
+def test_e015_no_tenant_module() -> None:
+    """What to add."""
+    found = run(checks.check_modules, MODULES={"shared": {"schema": "public", "apps": ["customers"]}})
+    message = only([m for m in found if m.id != "pg_tenants.E005"], "pg_tenants.E015")
+    says(message, "has no tenant module", "without 'schema'")
+
+
+@pytest.fixture
+def other_alias() -> Iterator[dict[str, Any]]:
+    """Add an alias with Django's own engine."""
+    entry = {**connections.settings["default"], "ENGINE": "django.db.backends.postgresql", "OPTIONS": {}}
+    connections.settings["other"] = entry
+    yield entry
+    del connections.settings["other"]
+    if hasattr(connections._connections, "other"):  # type: ignore[attr-defined]
+        del connections["other"]
+
+
+def test_e010_a_wrong_engine(other_alias: dict[str, Any]) -> None:
+    """The one that is there, and the one that should be."""
+    found = with_modules(billing={**MODULES["billing"], "database": "other"})
+    message = only(found, "pg_tenants.E010")
+    says(message, "DATABASES['other']", "'django.db.backends.postgresql'", conf.ENGINE, "postgis")
+
+
+def test_an_alias_that_no_module_uses_may_have_any_engine(other_alias: dict[str, Any]) -> None:
+    """It is none of our business."""
+    assert with_modules() == []
+    assert checks.check_databases(["other"]) == []
+
+
+# -- models -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["TENANT_MODEL", "DOMAIN_MODEL"])
+@pytest.mark.parametrize("name", ["customers.Nothing", "nothing.Tenant", "Tenant", "a.b.c"])
+def test_e007_no_such_model(key: str, name: str) -> None:
+    """Key, value and how to write it."""
+    message = only(run(checks.check_models, **{key: name}), "pg_tenants.E007")
+    says(message, f"PG_TENANTS[{key!r}] is {name!r}", "app_label.ModelName")
+
+
+@pytest.mark.parametrize(("key", "mixin"), [("TENANT_MODEL", "TenantMixin"), ("DOMAIN_MODEL", "DomainMixin")])
+def test_e007_a_model_of_another_kind(key: str, mixin: str) -> None:
+    """The mixin that it lacks."""
+    message = only(run(checks.check_models, **{key: "billing.Invoice"}), "pg_tenants.E007")
+    says(message, "'billing.Invoice'", f"does not inherit from {mixin}", f"class Invoice({mixin})")
+
+
+def test_e008_tenants_in_a_tenant_module() -> None:
+    """Both settings are named, each with its app, and where to move it."""
+    modules = {"billing": MODULES["billing"], "tenant": {"apps": [*MODULES["tenant"]["apps"], "customers"]}}
+    found = run(checks.check_models, MODULES=modules)
+    assert [message.id for message in found] == ["pg_tenants.E008"] * 2
+    says(found[0], "PG_TENANTS['TENANT_MODEL'] is 'customers.Tenant'", "tenant module", "Move the app 'customers'")
+    says(found[1], "PG_TENANTS['DOMAIN_MODEL'] is 'customers.Domain'", "'public'")
+
+
+def test_e013_a_relation_into_another_database() -> None:
+    """Both models, both modules, and what to do."""
+    modules = {**MODULES, "auth": {"schema": "auth", "apps": ["auth", "contenttypes"], "database": "other"}}
+    modules["tenant"] = {"apps": ["sessions", "admin", "notes"]}
+    found = run(checks.check_models, MODULES=modules)
+    assert {message.id for message in found} == {"pg_tenants.E013"}
+    (message,) = [m for m in found if "Note.author" in m.msg]
+    says(message, "module 'tenant'", "refers to User", "'auth'", "Put both models into one module")
+
+
+def test_e013_a_fixed_modules_relation_to_a_tenants() -> None:
+    """No tenant is meant by it."""
+    modules = {**MODULES, "log": {"schema": "log", "apps": ["admin"]}}
+    modules["tenant"] = {"apps": [app for app in MODULES["tenant"]["apps"] if "admin" not in app]}
+    found = run(checks.check_models, MODULES=modules)
+    assert {message.id for message in found} == {"pg_tenants.E013"}
+    says(next(m for m in found if "LogEntry.user" in m.msg), "module 'log'", "User", "'tenant'")
+
+
+def test_e013_many_to_many() -> None:
+    """The rows between are looked at as well."""
+    modules = {**MODULES, "users": {"schema": "users", "apps": ["auth"]}}
+    modules["tenant"] = {"apps": [app for app in MODULES["tenant"]["apps"] if "auth" not in app]}
+    found = run(checks.check_models, MODULES=modules)
+    assert {message.id for message in found} == {"pg_tenants.E013"}
+    assert any("Permission.content_type" in message.msg for message in found)
+    # A tenant's table may refer to a fixed module's.
+    assert not any("Note" in message.msg or "LogEntry" in message.msg for message in found)
+
+
+def test_a_tenants_relation_to_a_fixed_module_is_right() -> None:
+    """And so is one between fixed modules of one database."""
+    modules = {**MODULES, "billing": {"schema": "billing", "apps": ["billing", "auth", "contenttypes"]}}
+    modules["tenant"] = {"apps": ["sessions", "admin", "notes"]}
+    assert run(checks.check_models, MODULES=modules) == []
+
+
+# -- installation -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("routers", [[], ["example.Router"], ["pg_tenants.routers.Tenantrouter"]])
+def test_e009_no_router(routers: list[str]) -> None:
+    """What to add where."""
+    with override_settings(DATABASE_ROUTERS=routers):
+        message = only(checks.check_installation(), "pg_tenants.E009")
+    says(message, "router of pg_tenants is missing", "'pg_tenants.routers.TenantRouter' to DATABASE_ROUTERS")
+
+
+def test_a_router_may_be_an_object_or_a_subclass() -> None:
+    """Django takes instances as well as paths, and projects extend ours."""
+    from pg_tenants.routers import TenantRouter
+
+    with override_settings(DATABASE_ROUTERS=[TenantRouter()]):
+        assert checks.check_installation() == []
+    with override_settings(DATABASE_ROUTERS=[type("ProjectRouter", (TenantRouter,), {})()]):
+        assert checks.check_installation() == []
+
+
+def test_e016_bad_options_of_an_alias(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alias, key and the nearest; the checks of the database itself do not fall over it."""
+    wrong = {"tenants": {"shema": "acme"}}
+    monkeypatch.setitem(connections["default"].settings_dict, "OPTIONS", wrong)
+    message = only(checks.check_installation(), "pg_tenants.E016")
+    says(message, "DATABASES['default']['OPTIONS']['tenants'] has no key 'shema'", "Did you mean 'schema'?")
+    assert checks.check_databases(["default"]) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "parts"),
+    [
+        ("pg_tenants.resolvers.DomanResolver", ["'pg_tenants.resolvers.DomanResolver'", "cannot be imported"]),
+        ("nothing", ["'nothing'", "cannot be imported", "'pg_tenants.resolvers.DomainResolver'"]),
+        (7, ["7", "not callable", "takes the request"]),
+        ("pg_tenants.conf.ENGINE", ["not callable"]),
+    ],
+)
+def test_e017_a_resolver_that_is_none(entry: Any, parts: list[str]) -> None:
+    """Value, cause and what to write."""
+    message = only(run(checks.check_installation, RESOLVERS=[entry]), "pg_tenants.E017")
+    says(message, "PG_TENANTS['RESOLVERS']", *parts)
+
+
+def test_w001_sessions_before_tenants() -> None:
+    """They would be read in no tenant."""
+    order = ["django.contrib.sessions.middleware.SessionMiddleware", "pg_tenants.middleware.TenantMiddleware"]
+    with override_settings(MIDDLEWARE=order):
+        message = only(checks.check_installation(), "pg_tenants.W001")
+    says(message, "SessionMiddleware comes before TenantMiddleware", "top of MIDDLEWARE")
+    with override_settings(MIDDLEWARE=order[::-1]):
+        assert checks.check_installation() == []
+
+
+def test_the_checks_are_registered() -> None:
+    """`manage.py check` runs them; the one that connects only where a database is named."""
+    with override_settings(PG_TENANTS={**RAW, "X": 1}, DATABASE_ROUTERS=[]):
+        ids = {message.id for message in django_checks.run_checks()}
+    assert {"pg_tenants.E001", "pg_tenants.E009"} <= ids
+
+
+@pytest.mark.parametrize(
+    ("change", "check_id", "parts"),
+    [
+        ("PG_TENANTS['TENANT_MODEL'] = 'customers.Tennant'", "E007", ["'customers.Tennant'"]),
+        ("PG_TENANTS['TENANT_MODEL'] = 'Tenant'", "E007", ["'Tenant'", "app_label.ModelName"]),
+        ("del PG_TENANTS['TENANT_MODEL']", "E003", ["'TENANT_MODEL'"]),
+        ("PG_TENANTS = 7", "E002", ["settings.PG_TENANTS is 7"]),
+        ("del PG_TENANTS", "E003", ["settings.PG_TENANTS is missing"]),
+        ("DATABASES['default']['ENGINE'] = 'django.db.backends.postgresql'; DATABASES['default']['OPTIONS'] = {}",
+         "E010", ["'django.db.backends.postgresql'", "'pg_tenants.backends.postgresql'"]),
+        ("DATABASES['default'] = {'ENGINE': 'django.db.backends.sqlite3', 'NAME': ':memory:'}", "E010", ["sqlite3"]),
+        ("DATABASE_ROUTERS = []", "E009", ["'pg_tenants.routers.TenantRouter'"]),
+        ("PG_TENANTS['MODULES']['tenant']['apps'].append('example_project.customers')", "E008", ["'customers'"]),
+        ("PG_TENANTS['MODULES']['tenant'] = None", "E002", ["['tenant'] is None"]),
+        ("INSTALLED_APPS.remove('example_project.billing')", "E004", ["'example_project.billing'"]),
+    ],
+)  # fmt: skip
+def test_a_project_that_starts_with_a_mistake(tmp_path: Path, change: str, check_id: str, parts: list[str]) -> None:
+    """`manage.py check` says what is wrong; the mistake does not stop it from loading the apps."""
+    (tmp_path / "mistaken.py").write_text(f"from tests.settings import *\n{change}\n")
+    environ = {**os.environ, "DJANGO_SETTINGS_MODULE": "mistaken", "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "django", "check"]
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1, done.stdout
+    assert "Traceback" not in done.stderr, done.stderr
+    assert f"(pg_tenants.{check_id})" in done.stderr
+    for part in parts:
+        assert part in done.stderr
+    # Nothing was connected to, and nothing was started.
+    assert "cannot be used" not in done.stderr
+
+
+def test_options_raise_where_they_are_used() -> None:
+    """Whoever skips the checks gets the same words."""
+    connection = DatabaseWrapper({**connections["default"].settings_dict, "OPTIONS": {"tenants": {"x": 1}}}, "bad")
+    with pytest.raises(ConfigurationError, match=r"DATABASES\['bad'\].*no key 'x'"):
+        connection.tenant_options  # noqa: B018
+
+
+def test_messages_of_models_name_the_field() -> None:
+    """So that `manage.py check` can point to it."""
+    modules = {**MODULES, "log": {"schema": "log", "apps": ["admin"]}}
+    modules["tenant"] = {"apps": [app for app in MODULES["tenant"]["apps"] if "admin" not in app]}
+    found = run(checks.check_models, MODULES=modules)
+    assert all(isinstance(message.obj, models.Field) for message in found)
