@@ -31,6 +31,8 @@ from pg_tenants.server.status import Status, describe, url
 
 __all__ = ["Server"]
 
+_ORDERLY = 5.0
+
 
 class Server:
     """A PostgreSQL for development and tests.
@@ -96,7 +98,8 @@ class Server:
         """Stop the server if it runs, and return when it has stopped. Open sessions are ended.
 
         Args:
-            timeout: how long to wait, in seconds; then it is ended without a checkpoint, from which it recovers.
+            timeout: how long to wait, in seconds, at least 5; then it is ended without a checkpoint, from which it
+                recovers.
 
         Raises:
             ServerError: it does not stop.
@@ -235,8 +238,9 @@ class Server:
         if found is None:
             return
         try:
-            # An immediate end takes no time to speak of, and comes only when the orderly one failed.
-            stopped = found.stop(deadline) or found.stop(time.monotonic() + 5, immediate=True)
+            # Waiting for the lock may have used up the time, and an orderly end deserves some.
+            orderly = found.stop(max(deadline, time.monotonic() + _ORDERLY))
+            stopped = orderly or found.stop(time.monotonic() + _ORDERLY, immediate=True)
         except psutil.AccessDenied as exc:
             raise ServerStopFailed(
                 f"This user may not stop the server {self.config.name!r} (pid {found.pid}). Stop it as its owner."

@@ -66,12 +66,10 @@ def folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def template() -> Iterator[Path]:
     """The folder of a server that was started once and stopped."""
-    base = Path(tempfile.mkdtemp(prefix="pgs-"))
-    server = Server(ServerConfig(data=base / "template"))
-    server.up()
-    server.down()
-    yield base / "template"
-    shutil.rmtree(base)
+    with tempfile.TemporaryDirectory(prefix="pgs-") as base:
+        with Server(ServerConfig(data=Path(base) / "template")):
+            pass
+        yield Path(base) / "template"
 
 
 @pytest.fixture
@@ -93,12 +91,8 @@ def make(folder: Path) -> Make:
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Server]:
     """A server that runs for all tests that change nothing."""
-    base = Path(tempfile.mkdtemp(prefix="pgs-"))
-    server = Server(ServerConfig(data=base / "s"))
-    server.up()
-    yield server
-    server.erase()
-    base.rmdir()
+    with tempfile.TemporaryDirectory(prefix="pgs-") as base, Server(ServerConfig(data=Path(base) / "s")) as server:
+        yield server
 
 
 def query(server: Server, statement: str, **params: Any) -> Any:
@@ -601,13 +595,38 @@ def test_others_folder(folder: Path, make: Make) -> None:
     os.chown(folder, 0, 0)
 
 
-def test_full_disk(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """initdb's own words are in the error, and nothing half made is left."""
+def test_initdb_fails(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """initdb's own words are in the error without the password, and nothing half made is left."""
     monkeypatch.setattr(initialize, "_locales", lambda version: (("--wal-segsize=3",),))
     server = make()
     with pytest.raises(ServerStartFailed, match=r"initdb says:\n(.|\n)*must be a power of two"):
         server.up()
     assert sorted(path.name for path in server.status().folder.iterdir()) == ["lock", "lock.queue"]
+
+
+@needs_root
+def test_full_disk(make: Make, folder: Path) -> None:
+    """On a full disk the error says so, in a first start and in a later one."""
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        with pytest.raises(ServerStartFailed, match="No space left on device"):
+            make().up()
+        assert list(folder.glob("init-*")) == []
+        subprocess.run(["mount", "-o", "remount,size=200m", str(folder)], check=True)
+        make().up()
+        make().down()
+        with (folder / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(b"x" * 65536):
+                pass
+        with pytest.raises((ServerStartFailed, DataFolderError), match="No space left on device"):
+            make().up()
+        (folder / "ballast").unlink()
+        assert make().up().running
+    finally:
+        make().down()
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_missing_locale(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

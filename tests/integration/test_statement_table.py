@@ -97,6 +97,7 @@ def test_round_trips_are_as_the_table_says(wire: Wire, acme: Any, globex: Any, w
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
             cursor.execute(QUERY, ["x"])
+        connection.is_pooled()
         if not in_transaction:
             wire.reset()
             WAYS[way]()
