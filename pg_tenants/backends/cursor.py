@@ -111,6 +111,11 @@ class TenantCursorMixin(_Base):
     # -- what the server says -----------------------------------------------------------------------------------------
 
     def _set_results(self, results: list[PGresult]) -> None:
+        prepared = self._conn._prepared
+        if prepared._names and self._conn._pipeline is None:
+            # Psycopg forgets its prepared statements after DISCARD ALL and the like, but looks only at statements that it
+            # has not counted yet.
+            prepared._should_discard(Prepare.NO, results)
         super()._set_results(results[self._sent.results :] if self._sent else results)
 
     def _raise_for_result(self, result: PGresult) -> NoReturn:

@@ -12,7 +12,7 @@ from django.db import connection, connections, transaction
 from django.db.utils import NotSupportedError, ProgrammingError
 
 from example_project.notes.models import Note, Tag
-from pg_tenants import current_schema, schema_context, tenant_context
+from pg_tenants import current_schema, schema_context, schemas, tenant_context
 from pg_tenants.exceptions import SchemaDoesNotExist
 from tests.fix_wire import Wire
 
@@ -189,3 +189,31 @@ def test_an_alias_bound_to_one_schema(make_alias: Any, acme: Any, globex: Any) -
         assert Note.objects.using("only_acme").get().title == "note of acme"
         assert Note.objects.get().title == "note of globex"
     assert Note.objects.using("only_acme").get().title == "note of acme"
+
+
+@pytest.mark.parametrize("command", ["DISCARD ALL", "DEALLOCATE ALL", "ROLLBACK"])
+def test_prepared_statements_are_forgotten_with_the_session(make_alias: Any, acme: Any, command: str) -> None:
+    """DISCARD ALL, sent again and again, leaves no statement that the client takes for prepared."""
+    bound = make_alias("bound", server_side_binding=True, prepare_threshold=1)
+    with tenant_context(acme), bound.cursor() as cursor:
+        for _ in range(4):
+            cursor.execute(command)
+            for _ in range(3):
+                cursor.execute(TITLES, ["x"])
+                assert cursor.fetchall() == [("note of acme",)]
+
+
+def test_a_statement_is_not_prepared_where_its_schema_was_missing(make_alias: Any, acme: Any) -> None:
+    """A pipeline that failed at the prefix leaves no statement that the client takes for prepared."""
+    bound = make_alias("bound", server_side_binding=True, prepare_threshold=1)
+    for _ in range(3):
+        with schema_context("later"), bound.cursor() as cursor, pytest.raises(SchemaDoesNotExist):
+            cursor.execute("SELECT %s::int", [1])
+    schemas.create("later")
+    try:
+        for _ in range(3):
+            with schema_context("later"), bound.cursor() as cursor:
+                cursor.execute("SELECT %s::int", [1])
+                assert cursor.fetchall() == [(1,)]
+    finally:
+        schemas.drop("later")

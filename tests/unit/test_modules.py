@@ -199,7 +199,9 @@ def test_which_tables_are_marked() -> None:
     alone = model("billing", "Alone", "alone")
     note = model("notes", "Item", "item")
     unmanaged = model("customers", "View", "alone", managed=False)
-    proxy = type("Proxy", (item,), {"__module__": __name__, "Meta": type("Meta", (), {"proxy": True})})
+    proxy = type(
+        "Proxy", (item,), {"__module__": __name__, "Meta": type("Meta", (), {"app_label": "customers", "proxy": True})}
+    )
     with override_settings(PG_TENANTS={**BASE, "MODULES": THREE}):
         marked = mark_ambiguous_tables([item, other, alone, note, unmanaged, proxy])
     assert marked == [item, other, note]

@@ -15,7 +15,20 @@ from pg_tenants.sqltext import split
 
 # PostgreSQL's text has no NUL and no lone surrogates.
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=15)
-HOSTILE = ['a"b', "a\nb", "a'b", "a;b", "a--b", "a/*b*/c", "żółw", "a\\b", "%s", "$$", "a, public", '"; DROP TABLE x; --']
+HOSTILE = [
+    'a"b',
+    "a\nb",
+    "a'b",
+    "a;b",
+    "a--b",
+    "a/*b*/c",
+    "żółw",
+    "a\\b",
+    "%s",
+    "$$",
+    "a, public",
+    '"; DROP TABLE x; --',
+]
 HOSTILE += ["**//", "*/", "/**/", "*//*/", '""', " ", "\t", "\U0001f642", 'x", "public']
 PLAIN = ["SELECT 1", "INSERT INTO t VALUES (1)", "UPDATE t SET a = 1", "DELETE FROM t", "WITH a AS (SELECT 1) SELECT 1"]
 OTHER = ["CREATE TABLE t ()", "VACUUM", "CALL p()", "COPY t TO STDOUT", "EXPLAIN SELECT 1", "(SELECT 1)", "SET a = 1"]
@@ -80,7 +93,7 @@ def test_a_script_that_goes_on_after_a_rollback_to_a_savepoint_is_refused(script
     "script",
     ["SELECT 1; SELECT 2", "SELECT 1; COMMIT", "BEGIN; SELECT 1; COMMIT", "SAVEPOINT a; SELECT 1; RELEASE a"]
     + ["SELECT 'COMMIT;'; SELECT 2", "SELECT 1; SELECT $$; COMMIT; $$", "SELECT 1 /* ; COMMIT; */; SELECT 2"]
-    + ["SELECT 1; ROLLBACK TO a", "SELECT 1 AS \"end\"; SELECT 2"],
+    + ["SELECT 1; ROLLBACK TO a", 'SELECT 1 AS "end"; SELECT 2'],
 )
 def test_a_script_may_end_a_transaction_at_its_end(script: str) -> None:
     """Nothing runs after it; words in strings, names and comments end nothing."""

@@ -21,7 +21,7 @@ STATEMENTS = [
     r"SELECT e'a\\'",
     r"SELECT 'a\'",
     'SELECT 1 AS "a;""b"',
-    'SELECT U&"a;b", U&\'c;d\'',
+    "SELECT U&\"a;b\", U&'c;d'",
     "SELECT $$a;b$$",
     "SELECT $tag$a;$$;$b$;$tag$",
     "SELECT $ünï$a;b$ünï$",
@@ -144,7 +144,27 @@ def test_no_statement_is_torn(statement: str) -> None:
 
 
 FRAGMENTS = st.sampled_from(
-    ["'", "''", "\\", "\\'", "'a'", "E'a", "e'", "U&'a'", '"a"', "$$", "$a$", "a", "1", " ", "\n", "\r", "--", "/*", "*/"]
+    [
+        "'",
+        "''",
+        "\\",
+        "\\'",
+        "'a'",
+        "E'a",
+        "e'",
+        "U&'a'",
+        '"a"',
+        "$$",
+        "$a$",
+        "a",
+        "1",
+        " ",
+        "\n",
+        "\r",
+        "--",
+        "/*",
+        "*/",
+    ]
     + [" -- '\n", "; SELECT 2", ";", "\n'", ", 1", " AS b"]
 )
 SCRIPTS = st.lists(FRAGMENTS, max_size=10).map(lambda fragments: "SELECT " + "".join(fragments))
