@@ -113,8 +113,8 @@ class TenantCursorMixin(_Base):
     def _set_results(self, results: list[PGresult]) -> None:
         prepared = self._conn._prepared
         if prepared._names and self._conn._pipeline is None:
-            # Psycopg forgets its prepared statements after DISCARD ALL and the like, but looks only at statements that it
-            # has not counted yet.
+            # Psycopg forgets its prepared statements after DISCARD ALL and the like, but looks only at statements that
+            # it has not counted yet.
             prepared._should_discard(Prepare.NO, results)
         super()._set_results(results[self._sent.results :] if self._sent else results)
 
@@ -143,15 +143,20 @@ class TenantCursorMixin(_Base):
         if self._conn._pipeline is not None:
             yield from self._queue_gen(pgq, self._prefix_for(pgq.query), prepare, binary)
             return
-        if not isinstance(self, ClientCursorMixin):
-            extended = pgq.params or self._wants_binary(binary) or self._get_prepared(pgq, prepare)[0] != Prepare.NO
-            if extended and (prefix := self._prefix_for(pgq.query)) is not None:
-                yield from self._pipeline_gen(pgq, prefix, prepare, binary)
-                return
+        # Without parameters, and unless asked to, nothing is prepared: the simple protocol is as fast and takes all.
+        extended = pgq.params or prepare or self._wants_binary(binary)
+        pipelined = None
         try:
-            yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+            if extended and not isinstance(self, ClientCursorMixin):
+                pipelined = self._prefix_for(pgq.query)
+            if pipelined is not None:
+                yield from self._pipeline_gen(pgq, pipelined, prepare, binary)
+            else:
+                yield from super()._maybe_prepare_gen(
+                    pgq, prepare=prepare if extended or self.tenant_prefix() is None else False, binary=binary
+                )
         except (e.ActiveSqlTransaction, e.InvalidTransactionTermination) as exc:
-            sent = self._sent
+            sent = pipelined or self._sent
             if sent is None or not self._conn.autocommit or self._pgconn.transaction_status != IDLE:
                 raise
             yield from self._alone_gen(pgq, sent, exc, binary)
@@ -214,7 +219,7 @@ class TenantCursorMixin(_Base):
             yield from self._session_gen(prefix.enter, prefix)
             self._prefixed = True
             self._reset()
-            yield from super()._maybe_prepare_gen(pgq, binary=binary)
+            yield from super()._maybe_prepare_gen(pgq, prepare=False, binary=binary)
         finally:
             self._prefixed = False
             if self._pgconn.transaction_status == IDLE:

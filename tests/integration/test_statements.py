@@ -172,6 +172,18 @@ def test_a_procedure_that_commits(acme: Any) -> None:
         assert sorted(Tag.objects.values_list("name", flat=True)) == ["one", "two"]
 
 
+def test_a_procedure_that_commits_with_bound_parameters(make_alias: Any, acme: Any) -> None:
+    """The same where the server binds the parameters."""
+    bound = make_alias("bound", server_side_binding=True)
+    with tenant_context(acme), bound.cursor() as cursor:
+        cursor.execute(
+            "CREATE PROCEDURE two(word text) LANGUAGE plpgsql AS $$ BEGIN INSERT INTO notes_tag (name) VALUES (word); "
+            "COMMIT; INSERT INTO notes_tag (name) VALUES (word || '2'); END $$"
+        )
+        cursor.execute("CALL two(%s)", ["one"])
+        assert sorted(Tag.objects.values_list("name", flat=True)) == ["one", "one2"]
+
+
 @pytest.mark.parametrize("script", ["SELECT 1; COMMIT; SELECT 2", "ROLLBACK; SELECT 1", "END; SELECT 1"])
 def test_a_script_that_would_leave_its_tenant_is_refused(acme: Any, script: str) -> None:
     """Statements after a COMMIT in the same message would run without a tenant."""

@@ -15,7 +15,6 @@ from django.core import checks as django_checks
 from django.core.checks import CheckMessage
 from django.db import connections, models
 from django.test import override_settings
-from django.test.utils import isolate_apps
 
 from pg_tenants import checks, conf
 from pg_tenants.backends.postgresql.base import DatabaseWrapper

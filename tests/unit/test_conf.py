@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from typing import Any
 
@@ -63,7 +64,7 @@ def test_a_project_without_settings() -> None:
     """There is no configuration; where one is needed, the error says what to set."""
     with override_settings(PG_TENANTS=None):
         assert conf.get() is None
-        with pytest.raises(ConfigurationError, match="settings.PG_TENANTS is missing.*TENANT_MODEL") as caught:
+        with pytest.raises(ConfigurationError, match=r"settings\.PG_TENANTS is missing.*TENANT_MODEL") as caught:
             conf.require()
     assert isinstance(caught.value, ImproperlyConfigured)
 
@@ -100,8 +101,15 @@ def test_a_key_like_no_other_names_all() -> None:
 
 @pytest.mark.parametrize(
     ("key", "nearest"),
-    [("app", "apps"), ("APPS", "apps"), ("SCHEMA", "schema"), ("schemas", "schema"), ("extension", "extensions")]
-    + [("EXTENSIONS", "extensions"), ("databases", "database")],
+    [
+        ("app", "apps"),
+        ("APPS", "apps"),
+        ("SCHEMA", "schema"),
+        ("schemas", "schema"),
+        ("extension", "extensions"),
+        ("EXTENSIONS", "extensions"),
+        ("databases", "database"),
+    ],
 )
 def test_an_unknown_key_of_a_module_names_the_nearest(key: str, nearest: str) -> None:
     """The message has the module's name."""
@@ -312,10 +320,8 @@ def test_a_bad_url_is_refused_without_its_password(url: str) -> None:
 def test_any_url_is_an_entry_or_a_configuration_error(text: str, password: str) -> None:
     """Nothing else comes out; and a password that is percent-encoded comes back as it was."""
     for url in (text, f"postgresql://{text}"):
-        try:
+        with contextlib.suppress(ConfigurationError):
             assert conf.database(url)["ENGINE"] == conf.ENGINE
-        except ConfigurationError:
-            pass
     encoded = "".join(f"%{byte:02x}" for byte in password.encode())
     entry = conf.database(f"postgresql://ada:{encoded}@host/name")
     assert entry["PASSWORD"] == password

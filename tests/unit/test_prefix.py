@@ -69,8 +69,20 @@ def test_an_empty_message_goes_bare(statement: str) -> None:
 @pytest.mark.parametrize("first", PLAIN)
 @pytest.mark.parametrize(
     "ending",
-    ["COMMIT", "commit", "END", "ABORT", "ROLLBACK", "ROLLBACK AND CHAIN", "COMMIT WORK", "PREPARE TRANSACTION 'x'"]
-    + ["COMMIT PREPARED 'x'", "/* */ Rollback", "END TRANSACTION", "ROLLBACK PREPARED 'x'"],
+    [
+        "COMMIT",
+        "commit",
+        "END",
+        "ABORT",
+        "ROLLBACK",
+        "ROLLBACK AND CHAIN",
+        "COMMIT WORK",
+        "PREPARE TRANSACTION 'x'",
+        "COMMIT PREPARED 'x'",
+        "/* */ Rollback",
+        "END TRANSACTION",
+        "ROLLBACK PREPARED 'x'",
+    ],
 )
 def test_a_script_that_goes_on_after_its_transaction_is_refused(first: str, ending: str) -> None:
     """The message says which statement ends it, and what to do."""
@@ -91,9 +103,17 @@ def test_a_script_that_goes_on_after_a_rollback_to_a_savepoint_is_refused(script
 
 @pytest.mark.parametrize(
     "script",
-    ["SELECT 1; SELECT 2", "SELECT 1; COMMIT", "BEGIN; SELECT 1; COMMIT", "SAVEPOINT a; SELECT 1; RELEASE a"]
-    + ["SELECT 'COMMIT;'; SELECT 2", "SELECT 1; SELECT $$; COMMIT; $$", "SELECT 1 /* ; COMMIT; */; SELECT 2"]
-    + ["SELECT 1; ROLLBACK TO a", 'SELECT 1 AS "end"; SELECT 2'],
+    [
+        "SELECT 1; SELECT 2",
+        "SELECT 1; COMMIT",
+        "BEGIN; SELECT 1; COMMIT",
+        "SAVEPOINT a; SELECT 1; RELEASE a",
+        "SELECT 'COMMIT;'; SELECT 2",
+        "SELECT 1; SELECT $$; COMMIT; $$",
+        "SELECT 1 /* ; COMMIT; */; SELECT 2",
+        "SELECT 1; ROLLBACK TO a",
+        'SELECT 1 AS "end"; SELECT 2',
+    ],
 )
 def test_a_script_may_end_a_transaction_at_its_end(script: str) -> None:
     """Nothing runs after it; words in strings, names and comments end nothing."""
@@ -108,8 +128,11 @@ def test_a_script_in_a_failed_transaction_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "script",
-    ["SELECT 1 --\r; COMMIT; SELECT 2", "SELECT E'a'\n'\\'' ; COMMIT; SELECT 2 --'"]
-    + ["CREATE FUNCTION begin() RETURNS int LANGUAGE sql AS 'SELECT 1'; COMMIT; SELECT 2"],
+    [
+        "SELECT 1 --\r; COMMIT; SELECT 2",
+        "SELECT E'a'\n'\\'' ; COMMIT; SELECT 2 --'",
+        "CREATE FUNCTION begin() RETURNS int LANGUAGE sql AS 'SELECT 1'; COMMIT; SELECT 2",
+    ],
 )
 def test_a_hidden_commit_is_found(script: str) -> None:
     """What only looks like a comment, a string or a function's body does not hide the end of the transaction."""

@@ -164,8 +164,13 @@ FRAGMENTS = st.sampled_from(
         "--",
         "/*",
         "*/",
+        " -- '\n",
+        "; SELECT 2",
+        ";",
+        "\n'",
+        ", 1",
+        " AS b",
     ]
-    + [" -- '\n", "; SELECT 2", ";", "\n'", ", 1", " AS b"]
 )
 SCRIPTS = st.lists(FRAGMENTS, max_size=10).map(lambda fragments: "SELECT " + "".join(fragments))
 
