@@ -6,7 +6,7 @@ the statements that run, and the ones after them find nothing instead of another
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -27,7 +27,7 @@ from pg_tenants.exceptions import (
 )
 from pg_tenants.names import MARKER_TABLE
 
-__all__ = ["create", "drop", "exists", "is_ready", "list_schemas", "rename", "table_exists", "tenant_connection"]
+__all__ = ["create", "drop", "exists", "is_ready", "list", "rename", "table_exists", "tenant_connection"]
 
 
 def tenant_connection(using: str = DEFAULT_DB_ALIAS) -> TenantDatabaseWrapperMixin:
@@ -154,7 +154,7 @@ def is_ready(schema: str, *, using: str = DEFAULT_DB_ALIAS) -> bool:
     return table_exists(MARKER_TABLE, schema=schema, using=using)
 
 
-def list_schemas(*, using: str = DEFAULT_DB_ALIAS) -> list[str]:
+def list(*, using: str = DEFAULT_DB_ALIAS) -> Sequence[str]:  # noqa: A001  # the module's name says of what
     """Return the names, in the database, of all schemas that have a marker, sorted."""
     with no_schema(), tenant_connection(using).cursor() as cursor:
         cursor.execute(

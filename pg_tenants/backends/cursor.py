@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from psycopg import AsyncServerCursor, ServerCursor, _compat, adapters, pq
@@ -45,6 +46,7 @@ TIMESTAMPTZ = adapters.types["timestamptz"].oid
 BACKEND_PID = b"SELECT pg_catalog.pg_backend_pid()"
 """Poolers such as PgBouncer make up the process id that they tell the client, so a different answer shows one."""
 
+_OF_SCHEMA = (e.InvalidSchemaName, e.UndefinedTable, e.InsufficientPrivilege)
 _KEEPS_PATH = re.compile(rb"\s*(?:SAVEPOINT|RELEASE)\b", re.IGNORECASE)
 _UNKNOWN = object()
 """The path of a transaction after its savepoint was rolled back to: it is that of the savepoint."""
@@ -69,6 +71,7 @@ class TenantCursorMixin(_Base):
         _queued: bytes | None  # which prefix executemany() has put into the pipeline
         _declared: Prefix | None  # the prefix that a server-side cursor was declared with
         _prefixed: bool  # the prefix is taken care of already
+        _unchecked: bool  # the statement cannot have a check behind it
 
     def _prefix_for(self, query: bytes) -> Prefix | None:
         """Return what goes before a statement that is sent now, and remember it for the rest of the transaction."""
@@ -76,12 +79,14 @@ class TenantCursorMixin(_Base):
         if prefix is None:
             return None
         conn: Any = self._conn
-        if classify(query, self._pgconn.transaction_status == INERROR) is Sending.BARE:
+        sending = classify(query, self._pgconn.transaction_status == INERROR)
+        if sending is Sending.BARE:
             if not _KEEPS_PATH.match(query):
                 conn.tenant_path = _UNKNOWN
             return None
         before, conn.tenant_path = conn.tenant_path, prefix
-        return prefix if before is None or before is prefix else prefix.moving
+        chosen = prefix if before is None or before is prefix else prefix.moving or prefix
+        return chosen if sending is Sending.CHECKED else replace(chosen, check=b"")
 
     def _start_query(self, query: Query | None = None) -> PQGen[None]:
         if self._pgconn.transaction_status == IDLE:
@@ -97,9 +102,11 @@ class TenantCursorMixin(_Base):
         if self._wants_binary(binary) or (query.params and not isinstance(query, PostgresClientQuery)):
             # Not reached by psycopg's own ways: those go through _maybe_prepare_gen, or merge their parameters.
             raise UnsafeStatement("A statement whose parameters the server binds needs a pipeline to carry its tenant.")
+        if self._unchecked and prefix.check:
+            prefix = replace(prefix, check=b"")
         self._query = query
         self._sent = prefix
-        self._pgconn.send_query(prefix.simple + query.query)
+        self._pgconn.send_query(prefix.simple + query.query + prefix.check)
 
     def _wants_binary(self, binary: bool | None) -> bool:
         return self.format == pq.Format.BINARY if binary is None else binary
@@ -116,7 +123,12 @@ class TenantCursorMixin(_Base):
             # Psycopg forgets its prepared statements after DISCARD ALL and the like, but looks only at statements that
             # it has not counted yet.
             prepared._should_discard(Prepare.NO, results)
-        super()._set_results(results[self._sent.results :] if self._sent else results)
+        super()._set_results(self._own(results))
+
+    def _own(self, results: list[PGresult]) -> list[PGresult]:
+        """Return the results of the user's statements among those of a message."""
+        sent = self._sent
+        return results if sent is None else results[sent.results : len(results) - bool(sent.check)]
 
     def _raise_for_result(self, result: PGresult) -> NoReturn:
         if result.status != FATAL_ERROR or self._sent is None:
@@ -126,14 +138,18 @@ class TenantCursorMixin(_Base):
     def _check_results(self, results: list[PGresult]) -> None:
         sent = self._sent
         if sent is not None and len(results) <= sent.results and results and results[-1].status == FATAL_ERROR:
-            raise error_of_prefix(results[-1], sent, self._encoding)
+            raise error_of_prefix(results[-1], sent, self._encoding, self._own_text())
         super()._check_results(results)
 
     def _error_from(self, result: PGresult, sent: Prefix) -> e.Error:
         exc = e.error_from_result(result, encoding=self._encoding)
         if sent.schema is None and isinstance(exc, e.UndefinedTable):
             exc.add_note("No tenant is active: tenants' tables are seen inside tenant_context(tenant) alone.")
-        return _with_own_position(exc, result, sent)
+        _mark_if_of_schema(exc, sent)
+        return _with_own_position(exc, result, sent, self._own_text())
+
+    def _own_text(self) -> str:
+        return self._query.query.decode(self._encoding, "replace") if self._query else ""
 
     # -- the ways of sending ------------------------------------------------------------------------------------------
 
@@ -165,13 +181,10 @@ class TenantCursorMixin(_Base):
         self, pgq: PostgresQuery, prefix: Prefix | None, prepare: bool | None, binary: bool | None
     ) -> PQGen[None]:
         """Put a statement into the pipeline that is open, behind its prefix."""
-        pipeline: Any = self._conn._pipeline
         # The rows of executemany() follow each other in one transaction, so the first one's prefix serves all.
         if prefix is not None and (self._execmany_returning is None or self._queued != prefix.suffix):
             self._queued = prefix.suffix
-            for part in prefix.pipeline:
-                pipeline.command_queue.append(functools.partial(self._pgconn.send_query_params, part, None))
-                pipeline.result_queue.append((_PrefixResult(self, prefix), None))
+            self._queue_parts(prefix, prefix.pipeline)
         may_prepare = prepare is not False and self._conn._prepared.prepare_threshold is not None
         if prefix is not None and may_prepare and not pgq.query.endswith(prefix.suffix):
             # A plan holds for one search path alone, and psycopg knows plans by their text.
@@ -181,6 +194,20 @@ class TenantCursorMixin(_Base):
             yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
         finally:
             self._prefixed = False
+        if prefix is not None and self._execmany_returning is None:
+            self._queue_parts(prefix, prefix.pipeline_check)
+
+    def _queue_parts(self, prefix: Prefix, parts: tuple[bytes, ...]) -> None:
+        pipeline: Any = self._conn._pipeline
+        for part in parts:
+            pipeline.command_queue.append(functools.partial(self._pgconn.send_query_params, part, None))
+            pipeline.result_queue.append((_PrefixResult(self, prefix), None))
+
+    def _executemany_gen_pipeline(self, query: Query, params_seq: Iterable[Params], returning: bool) -> PQGen[None]:
+        yield from super()._executemany_gen_pipeline(query, params_seq, returning)
+        # What went into the pipeline was one statement in one transaction, so one check is enough.
+        if self._queued is not None and (prefix := self.tenant_prefix()) is not None:
+            self._queue_parts(prefix, prefix.pipeline_check)
 
     def _send_prepare(self, name: bytes, query: PostgresQuery) -> None:
         super()._send_prepare(name, query)
@@ -248,12 +275,16 @@ class TenantCursorMixin(_Base):
             merged = PostgresClientQuery(self._tx)
             merged.convert(statement, params)
             statement = merged.query
-        self._execute_send(self._convert_query(statement), binary=False)
+        self._unchecked = True
+        try:
+            self._execute_send(self._convert_query(statement), binary=False)
+        finally:
+            self._unchecked = False
         results = yield from execute(self._pgconn)
         failed = next((result for result in results if result.status == FATAL_ERROR), None)
         if failed is not None:
             self._check_results(results)
-        own = results[self._sent.results :] if self._sent else results
+        own = self._own(results)
         if len(own) != 1:
             raise e.ProgrammingError("COPY cannot be mixed with other operations")
         self._check_copy_result(own[0])
@@ -265,6 +296,7 @@ class TenantCursorMixin(_Base):
         yield from self._start_query(query)
         merged = PostgresClientQuery(self._tx)
         merged.convert(query, params)
+        # Its rows are handed out before a check behind it could fail, and so are those of COPY.
         prefix = self._prefix_for(merged.query)
         if prefix is None:
             yield from super()._stream_send_gen(query, params, binary=binary, size=size)
@@ -274,7 +306,7 @@ class TenantCursorMixin(_Base):
         if size > 1:
             capabilities.has_stream_chunked(check=True)
         self._query = merged
-        self._sent = prefix
+        self._sent = prefix = replace(prefix, check=b"")
         self._pgconn.send_query(prefix.simple + merged.query)
         if size == 1:
             self._pgconn.set_single_row_mode()
@@ -290,16 +322,7 @@ class TenantCursorMixin(_Base):
 
     def _declare_gen(self, query: Query, params: Params | None = None, binary: bool | None = None) -> PQGen[None]:
         cursor: Any = super()
-        try:
-            yield from cursor._declare_gen(query, params, binary)
-        except (e.InvalidSchemaName, e.UndefinedTable, e.InsufficientPrivilege) as exc:
-            # Psycopg does not tell here which of the message's statements failed; the server names the schema.
-            schema = None if self._sent is None else self._sent.schema
-            if schema is not None and re.search(
-                rf"\b(?:{re.escape(schema)}|{MARKER_TABLE})\b", exc.diag.message_primary or ""
-            ):
-                vars(exc)["tenant_schema"] = schema
-            raise
+        yield from cursor._declare_gen(query, params, binary)
         self._declared = None if self._sent is None else cast(Any, self._conn).tenant_path
 
     def _fetch_gen(self, num: int | None) -> PQGen[list[Any]]:
@@ -354,26 +377,46 @@ class _PrefixResult:
         pass
 
 
-def error_of_prefix(result: PGresult, prefix: Prefix, encoding: str) -> e.Error:
+def error_of_prefix(result: PGresult, prefix: Prefix, encoding: str, own: str | None = None) -> e.Error:
     """Return the error of a message that the server refused before the user's statement began.
 
     Where the schema is the cause, the error is marked for ``TenantErrorWrapper``, which says so to the user.
     """
     exc = e.error_from_result(result, encoding=encoding)
-    if isinstance(exc, (e.InvalidSchemaName, e.UndefinedTable, e.InsufficientPrivilege)):
+    if isinstance(exc, _OF_SCHEMA):
         vars(exc)["tenant_schema"] = prefix.schema
-    return _with_own_position(exc, result, prefix)
+    return _with_own_position(exc, result, prefix, own)
 
 
-def _with_own_position(exc: e.Error, result: PGresult, prefix: Prefix) -> e.Error:
+def _mark_if_of_schema(exc: e.Error, prefix: Prefix) -> None:
+    """Mark an error that says of the active schema itself that it is missing or closed, wherever it arose."""
+    if prefix.schema is None or not isinstance(exc, _OF_SCHEMA):
+        return
+    message = exc.diag.message_primary or ""
+    # A missing table is named as "schema.table"; that one says nothing of the schema.
+    if MARKER_TABLE in message or re.search(rf"(?<!\w){re.escape(prefix.schema)}(?![\w.])", message):
+        vars(exc)["tenant_schema"] = prefix.schema
+
+
+def _with_own_position(exc: e.Error, result: PGresult, prefix: Prefix, own: str | None = None) -> e.Error:
     """Make an error's position, and the line number in its text, count from the user's own statement."""
     position = result.error_field(POSITION)
     if position is None or int(position) <= prefix.characters:
         return exc
+    place = int(position) - prefix.characters
     fields: dict[int, bytes | None] = {field: result.error_field(field) for field in pq.DiagnosticField}
-    fields[POSITION] = str(int(position) - prefix.characters).encode()
+    texts = [_renumber_line(arg) if isinstance(arg, str) else arg for arg in exc.args]
+    if own is not None and prefix.check and place > len(own):
+        # The statement broke off, which the server noticed at the check behind it.
+        place = len(own) + 1
+        primary = (exc.diag.message_primary or "").replace('at or near ";"', "at end of input")
+        fields[pq.DiagnosticField.MESSAGE_PRIMARY] = primary.encode()
+        last = own.split("\n")[-1]
+        lead = f"LINE {own.count(chr(10)) + 1}: "
+        texts = [f"{primary}\n{lead}{last}\n{' ' * (len(lead) + len(last))}^"]
+    fields[POSITION] = str(place).encode()
     exc._info = fields
-    exc.args = tuple(_renumber_line(arg) if isinstance(arg, str) else arg for arg in exc.args)
+    exc.args = tuple(texts)
     return exc
 
 
@@ -413,7 +456,7 @@ def attach(cursor: Any, prefix: Callable[[], Prefix | None], pooler: Callable[[]
     cursor.tenant_pooler = pooler
     cursor._sent = cursor._queued = None
     cursor._declared = None
-    cursor._prefixed = False
+    cursor._prefixed = cursor._unchecked = False
     if not hasattr(cursor._conn, "tenant_path"):
         # What the prefix of the open transaction's last statement was: it tells when the transaction moves to another
         # schema, and nothing else.

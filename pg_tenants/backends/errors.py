@@ -22,6 +22,10 @@ class TenantErrorWrapper(DatabaseErrorWrapper):
         traceback: TracebackType | None,
     ) -> None:
         """Raise what the user is to see."""
+        # A pipeline that failed tells so of each later part; the cause is the error before.
+        while isinstance(exc_value, e.PipelineAborted) and isinstance(exc_value.__context__, e.Error):
+            exc_value = exc_value.__context__
+            exc_type = type(exc_value)
         schema = getattr(exc_value, "tenant_schema", None)
         if schema is not None and isinstance(exc_value, e.Error):
             raise _translated(exc_value, schema).with_traceback(traceback) from exc_value

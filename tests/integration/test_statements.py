@@ -157,7 +157,10 @@ def test_statements_that_must_be_alone(acme: Any, raw: Any, statement: str) -> N
         cursor.execute(statement)
     with connection.connection.cursor() as bare:
         assert bare.execute("SHOW search_path").fetchone() == ('"$user", public',)
-    locks = raw.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone()
+    locks = raw.execute(
+        "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database AND datname = current_database() "
+        "WHERE locktype = 'advisory'"
+    ).fetchone()
     assert locks == (0,)
 
 
@@ -218,6 +221,11 @@ def test_error_positions_count_from_the_own_statement(acme: Any) -> None:
         assert str(caught.value).splitlines()[1:] == ["LINE 2:   nothing FROM notes_note", "          ^"]
         with pytest.raises(ProgrammingError, match=r"LINE 1: SELEC 1"):
             cursor.execute("SELEC 1")
+        with pytest.raises(ProgrammingError) as caught:
+            cursor.execute("SELECT 1\nFROM")
+        assert str(caught.value) == "syntax error at end of input\nLINE 2: FROM\n            ^"
+        cursor.execute("SELECT title FROM notes_note -- to the end")
+        assert cursor.fetchall() == [("note of acme",)]
 
 
 @pytest.mark.parametrize("text", ["", "-- a comment", ";"])

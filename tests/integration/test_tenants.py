@@ -249,7 +249,7 @@ def test_nobody_else_sees_a_tenant_before_it_is_finished(open_db: None, raw: Raw
 def test_a_name_that_a_tenant_has(acme: Any, raw: Raw, outer: bool) -> None:
     """The error names it; the tenant that has it keeps its data, and a transaction around goes on."""
     with transaction.atomic() if outer else tenant_context(acme):
-        with pytest.raises(SchemaExists, match="'acme'.*Choose another schema_name") as caught:
+        with pytest.raises(SchemaExists, match=r"'acme'.*Choose another schema_name") as caught:
             Tenant.objects.create(schema_name="acme")
         assert isinstance(caught.value, IntegrityError)
         assert Tenant.objects.filter(schema_name="acme").count() == 1
@@ -262,7 +262,7 @@ def test_a_schema_that_is_there_is_not_taken_over(open_db: None, raw: Raw) -> No
     name = sql.Identifier(physical("acme"))
     raw.execute(sql.SQL("CREATE SCHEMA {0}; CREATE TABLE {0}.precious AS SELECT 1 AS one").format(name))
     try:
-        with pytest.raises(SchemaExists, match="'.*acme'.*not taken over"):
+        with pytest.raises(SchemaExists, match=r"'.*acme'.*not taken over"):
             Tenant.objects.create(schema_name="acme")
         assert not row_there("acme")
         assert raw.execute(sql.SQL("SELECT one FROM {}.precious").format(name)).fetchone() == (1,)
@@ -307,7 +307,7 @@ def test_the_database_roles_own_name(open_db: None, server_params: dict[str, Any
 def test_an_unknown_module(open_db: None, raw: Raw) -> None:
     """The error names it and those there are; nothing is made, and the instance is as it was."""
     tenant = Tenant(schema_name="acme", module="tenants")
-    with pytest.raises(ConfigurationError, match="'tenants'.*Did you mean 'tenant'"):
+    with pytest.raises(ConfigurationError, match=r"'tenants'.*Did you mean 'tenant'"):
         tenant.save()
     assert neither(raw, "acme")
     assert (tenant.module, tenant.pk) == ("tenants", None)
@@ -357,7 +357,7 @@ def test_the_name_cannot_be_changed_by_saving(acme: Any, load: str) -> None:
         "created": lambda: acme,
     }[load]()
     tenant.schema_name = "globex"
-    with pytest.raises(UnsafeStatement, match="'acme'.*'globex'"):
+    with pytest.raises(UnsafeStatement, match=r"'acme'.*'globex'"):
         tenant.save()
     assert Tenant.objects.get(pk=acme.pk).schema_name == "acme"
 
@@ -468,27 +468,26 @@ def test_delete_through_a_proxy_drops_the_schema(acme: Any, raw: Raw) -> None:
     assert neither(raw, "acme")
 
 
-def test_a_cascade_drops_the_schema(acme: Any, raw: Raw) -> None:
-    """Where the tenant goes because something else does."""
+def test_a_subclass_of_the_tenant_model(open_db: None, raw: Raw) -> None:
+    """A model that inherits its table makes and drops the schema with its rows."""
     with isolate_apps("example_project.customers"):
 
-        class Owner(models.Model):
-            class Meta:
-                app_label = "customers"
-                db_table = "test_owner"
-
-        class Owned(models.Model):
-            owner = models.ForeignKey(Owner, models.CASCADE)
-            tenant = models.ForeignKey(Tenant, models.CASCADE, related_name="+")
+        class Reseller(Tenant):
+            margin = models.IntegerField(default=0)
 
             class Meta:
                 app_label = "customers"
-                db_table = "test_owned"
 
-    collector = models.deletion.Collector("default", None)
-    collector.collect([Tenant.objects.get(pk=acme.pk)], source=Owner)
-    collector.delete()
-    assert neither(raw, "acme")
+    with schema_context("public"), connection.schema_editor() as editor:
+        editor.create_model(Reseller)
+    try:
+        Reseller.objects.create(schema_name="acme")
+        assert schema_there(raw, "acme")
+        Reseller.objects.get().delete()
+        assert neither(raw, "acme")
+    finally:
+        with schema_context("public"), connection.schema_editor() as editor:
+            editor.delete_model(Reseller)
 
 
 def test_delete_that_rolls_back_keeps_both(acme: Any, raw: Raw) -> None:
@@ -519,7 +518,7 @@ def test_a_failing_signal_keeps_both(acme: Any, raw: Raw, receiver: Any, signal:
 def test_delete_is_refused_while_the_tenant_is_active(acme: Any, raw: Raw) -> None:
     """The error says so, and nothing has happened."""
     with tenant_context(acme):
-        with pytest.raises(TenantInUse, match="'acme' is active here.*Leave its context first"):
+        with pytest.raises(TenantInUse, match=r"'acme' is active here.*Leave its context first"):
             Tenant.objects.get(pk=acme.pk).delete()
         with pytest.raises(TenantInUse):
             Tenant.objects.all().delete()
@@ -557,7 +556,7 @@ def test_delete_waits_for_who_uses_the_tenant(acme: Any, raw: Raw) -> None:
         deleted.set()
         done.result()
     assert results == [1, False, 1]
-    with tenant_context(acme), pytest.raises(SchemaDoesNotExist, match="'.*acme'"):
+    with tenant_context(acme), pytest.raises(SchemaDoesNotExist, match=r"'.*acme'"):
         Note.objects.count()
 
 
@@ -596,10 +595,11 @@ def test_other_models_deletes_have_no_listener(acme: Any, django_assert_num_quer
     Invoice.objects.create(
         tenant_id=acme.pk, number="1", customer_name="x", issued_on="2024-01-01", due_on="2024-01-01", currency="EUR"
     )
-    with django_assert_num_queries(1):
-        Domain.objects.all().delete()
-    with tenant_context(acme), django_assert_num_queries(1):
-        Note.tags.through.objects.all().delete()
+    with transaction.atomic():
+        with django_assert_num_queries(1):
+            Domain.objects.all().delete()
+        with tenant_context(acme), django_assert_num_queries(1):
+            Note.tags.through.objects.all().delete()
 
 
 def test_on_commit_runs_in_the_tenant_it_was_registered_in(acme: Any, globex: Any) -> None:
@@ -725,25 +725,22 @@ def test_a_name_that_postgresql_would_cut_is_no_schema(open_db: None, raw: Raw) 
 # -- domains ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("written", "stored"),
-    [
+def test_domains_are_kept_as_browsers_send_them(acme: Any) -> None:
+    """By save and by forms."""
+    for written, stored in [
         ("Shop.Example.COM", "shop.example.com"),
-        ("shop.example.com.", "shop.example.com"),
-        (" shop.example.com ", "shop.example.com"),
+        ("shop.example.org.", "shop.example.org"),
+        (" shop.example.net ", "shop.example.net"),
         ("bücher.example", "xn--bcher-kva.example"),
         ("例え.テスト", "xn--r8jz45g.xn--zckzah"),
-        ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+        ("xn--mller-kva.example", "xn--mller-kva.example"),
         ("localhost", "localhost"),
-    ],
-)
-def test_domains_are_kept_as_browsers_send_them(acme: Any, written: str, stored: str) -> None:
-    """By save and by forms."""
-    assert normalize_domain(written) == stored
-    domain = Domain(domain=written, tenant=acme)
-    domain.full_clean()
-    assert domain.domain == stored
-    assert Domain.objects.create(domain=written, tenant=acme).domain == stored
+    ]:
+        assert normalize_domain(written) == stored
+        domain = Domain(domain=written, tenant=acme)
+        domain.full_clean()
+        assert domain.domain == stored
+        assert Domain.objects.create(domain=written, tenant=acme).domain == stored
 
 
 @pytest.mark.parametrize(
