@@ -22,6 +22,7 @@ class PgTenantsConfig(AppConfig):
         """Connect what has to be connected once."""
         # Models can be imported only after the apps are loaded.
         from pg_tenants import checks  # noqa: PLC0415
+        from pg_tenants.management.notice import replace_notice  # noqa: PLC0415
         from pg_tenants.models import tenant_model  # noqa: PLC0415
         from pg_tenants.modules import mark_ambiguous_tables  # noqa: PLC0415
 
@@ -29,6 +30,7 @@ class PgTenantsConfig(AppConfig):
         if conf.get() is None:
             return
         mark_ambiguous_tables()
+        replace_notice()
         try:
             model = tenant_model()
         except (LookupError, ValueError):

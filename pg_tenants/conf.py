@@ -29,6 +29,7 @@ __all__ = [
     "database",
     "get",
     "nearest",
+    "pgserver",
     "require",
 ]
 
@@ -103,6 +104,16 @@ def get() -> Config | None:
     if cached is None or cached[0] is not raw:
         _parsed = cached = (raw, _parse(raw))
     return cached[1]
+
+
+def pgserver() -> dict[str, Any]:
+    """Return ``PG_TENANTS["PGSERVER"]``; a server that has no name there is called as the project's package.
+
+    It works without ``PG_TENANTS`` as well.
+    """
+    config = get()
+    project = str(getattr(settings, "SETTINGS_MODULE", None) or "default").partition(".")[0]
+    return {"name": project, **(config.pgserver if config else {})}
 
 
 def require() -> Config:

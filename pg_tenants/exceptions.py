@@ -8,7 +8,6 @@ from django.http import Http404
 
 __all__ = [
     "ConfigurationError",
-    "DatabaseUnavailable",
     "ExtensionUnavailable",
     "InvalidSchemaName",
     "MigrationFailed",
@@ -64,12 +63,8 @@ class ExtensionUnavailable(PgTenantsError):
     """A PostgreSQL extension that a module needs cannot be installed."""
 
 
-class DatabaseUnavailable(PgTenantsError):
-    """The database cannot be used for migrating."""
-
-
 class MigrationFailed(PgTenantsError):
-    """At least one schema could not be migrated."""
+    """The migrations cannot be run as they are."""
 
 
 class TenantNotFound(PgTenantsError, Http404):

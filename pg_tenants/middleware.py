@@ -14,7 +14,7 @@ from django.template.exceptions import TemplateDoesNotExist
 from pg_tenants import conf
 from pg_tenants.context import ActiveContext, schema_context, tenant_context
 from pg_tenants.exceptions import TenantNotFound
-from pg_tenants.resolvers import is_public_host, request_host, resolvers
+from pg_tenants.resolvers import home_schema, is_public_host, request_host, resolvers
 
 __all__ = ["TenantMiddleware"]
 
@@ -26,7 +26,7 @@ class TenantMiddleware:
     """Finds the tenant of each request, sets ``request.tenant``, and makes it active; for WSGI and ASGI.
 
     An unknown host is a 404, a tenant that is not active a 503. A host of ``PUBLIC_HOSTS`` is served with
-    ``PUBLIC_URLCONF`` in the schema ``public``, and its ``request.tenant`` is None.
+    ``PUBLIC_URLCONF`` in the schema of the TENANT_MODEL, mostly ``public``, and its ``request.tenant`` is None.
     """
 
     sync_capable = True
@@ -69,7 +69,7 @@ class TenantMiddleware:
             if urlconf:
                 request.urlconf = urlconf
             request.tenant = None  # type: ignore[attr-defined]
-            return schema_context("public")
+            return schema_context(home_schema())
         for resolve in resolvers():
             tenant = resolve(request)
             if tenant is not None:

@@ -12,9 +12,10 @@ from django.utils.module_loading import import_string
 from pg_tenants import conf
 from pg_tenants.context import no_schema
 from pg_tenants.exceptions import ConfigurationError
-from pg_tenants.models import domain_model
+from pg_tenants.models import domain_model, tenant_model
+from pg_tenants.modules import registry
 
-__all__ = ["DomainResolver", "Resolver", "is_public_host", "request_host", "resolvers"]
+__all__ = ["DomainResolver", "Resolver", "home_schema", "is_public_host", "request_host", "resolvers"]
 
 Resolver = Callable[[HttpRequest], Any]
 """Returns the tenant of a request, or None if it cannot tell."""
@@ -32,6 +33,23 @@ def request_host(request: HttpRequest) -> str:
 def is_public_host(host: str) -> bool:
     """Return whether ``PG_TENANTS["PUBLIC_HOSTS"]`` names the host."""
     return host in conf.require().public_hosts
+
+
+def home_schema() -> str:
+    """Return the schema that public hosts are served in: that of the TENANT_MODEL's fixed module.
+
+    Raises:
+        ConfigurationError: the TENANT_MODEL is in no fixed module.
+    """
+    modules = registry()
+    label = tenant_model()._meta.app_label
+    for module in modules.of_app(label) if modules else ():
+        if module.schema is not None:
+            return module.schema
+    raise ConfigurationError(
+        f"The app {label!r} of PG_TENANTS['TENANT_MODEL'] is in no fixed module, so public hosts have no schema. "
+        "Add it to a module with a schema, such as 'public'."
+    )
 
 
 class DomainResolver:

@@ -133,9 +133,7 @@ def _check_reading(
     customers -= {invoice["customer_name"] for invoice in companies[label]["invoices"]}
     if not all(number in invoices for number in numbers) or any(name in invoices for name in customers):
         raise CheckFailed(f"{browser.host}/invoices/ does not show just the invoices of {tenant.name}.")
-    say(
-        f"{browser.host}: {len(own)} notes, {len(numbers)} invoices, search, login, one write; no other rows."
-    )
+    say(f"{browser.host}: {len(own)} notes, {len(numbers)} invoices, search, login, one write; no other rows.")
 
 
 def _check_strangers(site: Site, browsers: dict[str, Browser], say: Callable[[str], None]) -> None:

@@ -30,7 +30,7 @@ class Database:
     def __init__(self, say: Callable[[str], None], *, reset: bool = False):
         self._say, self._reset = say, reset
         embedded = schemas.tenant_connection().tenant_options.pgserver
-        self._server = Server(ServerConfig.load(conf.require().pgserver)) if embedded else None
+        self._server = Server(ServerConfig.load(conf.pgserver())) if embedded else None
         self._started = False
 
     def __enter__(self) -> Self:

@@ -132,8 +132,7 @@ class TenantDatabaseWrapperMixin(_Base):
             # An extra's libraries, which a project without the development server need not have.
             from pg_tenants.server import Server, ServerConfig  # noqa: PLC0415
 
-            config = conf.get()
-            server = Server(ServerConfig.load(config.pgserver if config else None))
+            server = Server(ServerConfig.load(conf.pgserver()))
             server.up()
             params.update(server.connection_params())
         return params

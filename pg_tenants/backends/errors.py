@@ -29,7 +29,13 @@ class TenantErrorWrapper(DatabaseErrorWrapper):
         schema = getattr(exc_value, "tenant_schema", None)
         if schema is not None and isinstance(exc_value, e.Error):
             raise _translated(exc_value, schema).with_traceback(traceback) from exc_value
-        super().__exit__(exc_type, exc_value, traceback)
+        try:
+            super().__exit__(exc_type, exc_value, traceback)
+        except Exception as translated:
+            # Django's error is the one that people see.
+            for note in getattr(exc_value, "__notes__", ()):
+                translated.add_note(note)
+            raise
 
 
 def _translated(exc: e.Error, schema: str) -> SchemaDoesNotExist | SchemaNotPermitted:

@@ -39,6 +39,7 @@ class Command(BaseCommand):
         fields = dict(self._field(model, text) for text in options["fields"])
         tenant = model(schema_name=options["schema_name"], module=options["module"], **fields)
         using = router.db_for_write(model, instance=tenant)
+        domain = None
         try:
             tenant.full_clean(exclude=["status"])
             with transaction.atomic(using=using):
@@ -53,9 +54,9 @@ class Command(BaseCommand):
         except PgTenantsError as exc:
             raise CommandError(str(exc)) from exc
         if options["json"]:
-            self.stdout.write(json.dumps({"schema_name": tenant.schema_name, "domain": options["domain"]}))
+            self.stdout.write(json.dumps({"schema_name": tenant.schema_name, "domain": domain}))
         elif options["verbosity"]:
-            where = f" at {options['domain']}" if options["domain"] else ""
+            where = f" at {domain}" if domain else ""
             self.stdout.write(self.style.SUCCESS(f"Created tenant {tenant.schema_name}{where}."))
 
     def _field(self, model: Any, text: str) -> tuple[str, Any]:

@@ -46,6 +46,8 @@ class Command(DjangoCommand):
         if not isinstance(connection, TenantDatabaseWrapperMixin) or not connection.is_tenant_aware:
             self.migrate_elsewhere(alias, *args, **options)
             return
+        if options["prune"]:
+            raise CommandError("--prune is not supported for schemas. Delete the rows of django_migrations in SQL.")
         if not options["skip_checks"]:
             self.check(databases=[alias])
         self.verbosity = options["verbosity"]
@@ -102,22 +104,24 @@ class Command(DjangoCommand):
 
     def _show(self, report: Report, options: dict[str, Any]) -> None:
         if options["list"]:
+            first = max((len(result.schema) for result in report.results), default=0)
+            second = max((len(result.module) for result in report.results), default=0)
             for result in report.results:
                 state = f"{len(result.applied)} pending" if result.applied else "up to date"
-                self.stdout.write(f"{result.schema}  ({result.module})  {state}")
+                self.stdout.write(f"{result.schema:<{first}}  {result.module:<{second}}  {state}")
             return
         for result in report.changed:
             self.stdout.write(self.style.MIGRATE_LABEL(f"{result.schema} ({result.module})"))
             for name in result.applied:
                 self.stdout.write(f"  {name}")
         if not report.changed:
-            self.stdout.write(f"No migration is pending in {len(report.results)} schemas.")
+            self.stdout.write(f"No migration is pending in {_schemas(len(report.results))}.")
 
     def _summarise(self, report: Report) -> None:
         if self.verbosity:
             done = len([result for result in report.changed if result.error is None])
             same = len(report.results) - done - len(report.failed)
-            text = f"{len(report.results)} schemas: {done} migrated, {same} up to date"
+            text = f"{_schemas(len(report.results))}: {done} migrated, {same} up to date"
             failed = len(report.failed)
             self.stdout.write(
                 self.style.SUCCESS(text) if not failed else self.style.WARNING(f"{text}, {failed} failed")
@@ -131,6 +135,10 @@ class Command(DjangoCommand):
         if len(report.failed) > SHOWN:
             lines.append(f"… and {len(report.failed) - SHOWN} more")
         return (
-            f"{len(report.failed)} schemas failed and were left as they were before the failing migration; the others "
-            "are done. Run the command again when the cause is gone.\n" + "\n".join(lines)
+            f"{_schemas(len(report.failed))} failed and stayed as before the failing migration; the others are done. "
+            "Run the command again when the cause is gone.\n" + "\n".join(lines)
         )
+
+
+def _schemas(count: int) -> str:
+    return f"{count} schema{'s' * (count != 1)}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from pg_tenants import conf
 from pg_tenants.server import ServerError, cli
 
 
@@ -23,13 +24,13 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Do it."""
-        configured = getattr(settings, "PG_TENANTS", {}).get("PGSERVER")
         try:
-            status = cli.run(argparse.Namespace(**options), configured, self._write)
+            status = cli.run(argparse.Namespace(**options), conf.pgserver(), self._write)
         except ServerError as exc:
             raise CommandError(str(exc)) from exc
         if status:
-            raise CommandError(f"pgserver {options['action']} ended with status {status}.", returncode=status)
+            # What there is to say has been printed; only the status is left to tell.
+            sys.exit(status)
 
     def _write(self, line: str) -> None:
         self.stdout.write(line)
