@@ -17,6 +17,7 @@ from psycopg import conninfo
 from psycopg import errors as pg_errors
 
 from pg_tenants.exceptions import ConfigurationError
+from pg_tenants.names import normalize_host
 
 __all__ = [
     "ALIAS_KEYS",
@@ -197,13 +198,19 @@ def _parse(raw: object) -> Config:
     if not isinstance(resolvers, (list, tuple)) or not resolvers:
         read.wrong("RESOLVERS", resolvers, "a list of dotted paths or callables")
         resolvers = ()
+    hosts = []
+    for host in read.texts("PUBLIC_HOSTS"):
+        try:
+            hosts.append(normalize_host(host))
+        except ValueError as exc:
+            problems.append(("type", f"PG_TENANTS['PUBLIC_HOSTS']: {exc}", "Write it as in www.example.com."))
     return Config(
         tenant_model=read.text("TENANT_MODEL"),
         domain_model=read.text("DOMAIN_MODEL"),
         modules=modules,
         extensions_schema=read.text("EXTENSIONS_SCHEMA", "public"),
         resolvers=tuple(resolvers),
-        public_hosts=tuple(host.lower() for host in read.texts("PUBLIC_HOSTS")),
+        public_hosts=tuple(hosts),
         public_urlconf=read.optional_text("PUBLIC_URLCONF"),
         pgserver=read.mapping("PGSERVER"),
         problems=tuple(problems),

@@ -7,9 +7,10 @@ shared by threads and tasks, entered twice, and used as a decorator.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from types import TracebackType
@@ -155,24 +156,35 @@ class ActiveContext:
 
     def _wrap_async_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
         async def call(*args: Any, **kwargs: Any) -> Any:
-            generator = function(*args, **kwargs)
+            # As above; a task is what runs in a context of its own.
+            own = copy_context()
+            own.run(self.__enter__)
+            generator = own.run(function, *args, **kwargs)
+
+            async def step(method: Callable[..., Any], value: Any) -> Any:
+                return await method(value)
+
+            async def close() -> None:
+                await generator.aclose()
+
+            def run(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+                return asyncio.get_running_loop().create_task(coroutine, context=own)
+
+            method, value = generator.asend, None
             try:
-                step = functools.partial(generator.asend, None)
                 while True:
                     try:
-                        with self:
-                            item = await step()
+                        item = await run(step(method, value))
                     except StopAsyncIteration:
                         return
                     try:
-                        step = functools.partial(generator.asend, (yield item))
+                        method, value = generator.asend, (yield item)
                     except GeneratorExit:
                         raise
                     except BaseException as exc:  # noqa: BLE001  # the generator's to handle
-                        step = functools.partial(generator.athrow, exc)
+                        method, value = generator.athrow, exc
             finally:
-                with self:
-                    await generator.aclose()
+                await run(close())
 
         return call
 

@@ -94,9 +94,12 @@ def _bind_stream(response: HttpResponseBase, context: ActiveContext) -> HttpResp
     if not getattr(response, "streaming", False) or getattr(response, "file_to_stream", None) is not None:
         return response
     streaming = cast(Any, response)
-    source = streaming.streaming_content
     again = ActiveContext(context.target)
+    # What the view gave, not Django's wrapper around it, which would not pass a closing on.
+    source = streaming._iterator
     streaming.streaming_content = _parts_async(source, again) if streaming.is_async else _parts(source, again)
+    # The server closes what the view gave, too, when the client goes away.
+    streaming.close = again(streaming.close)
     return response
 
 
@@ -111,7 +114,11 @@ def _parts(source: Iterator[Any], context: ActiveContext) -> Iterator[Any]:
 def _parts_async(source: AsyncIterator[Any], context: ActiveContext) -> AsyncIterator[Any]:
     @context
     async def parts() -> AsyncIterator[Any]:
-        async for part in source:
-            yield part
+        try:
+            async for part in source:
+                yield part
+        finally:
+            if hasattr(source, "aclose"):
+                await source.aclose()
 
     return parts()

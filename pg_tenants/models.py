@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from django.apps import apps
 from django.core.exceptions import ValidationError
 from django.db import models
+from django.db.models.signals import class_prepared, post_delete
+from django.dispatch import receiver
 
 from pg_tenants import conf, provisioning
 from pg_tenants.exceptions import InvalidSchemaName, UnsafeStatement
+from pg_tenants.names import normalize_host
 from pg_tenants.provisioning.run import validate_tenant_schema
 
 __all__ = [
@@ -87,14 +91,6 @@ class TenantMixin(models.Model):
     def __str__(self) -> str:
         return self.schema_name
 
-    @classmethod
-    def from_db(cls, db: str | None, field_names: Any, values: Any, **kwargs: Any) -> Any:
-        """Remember the schema's name as loaded, to notice a change."""
-        instance: Any = super().from_db(db, field_names, values, **kwargs)
-        if "schema_name" in field_names:
-            instance._loaded_schema_name = instance.schema_name
-        return instance
-
     def clean(self) -> None:
         """Refuse a name that a schema may not have, as forms and full_clean() do.
 
@@ -113,20 +109,29 @@ class TenantMixin(models.Model):
         Raises:
             InvalidSchemaName: the schema may not be called so.
             SchemaExists: there is a tenant or a schema of this name.
-            UnsafeStatement: the name of an existing tenant's schema was changed.
+            UnsafeStatement: the schema's name or the module of an existing tenant was changed.
         """
         if self._state.adding:
             save_row = functools.partial(super().save, *args, **kwargs)
             provisioning.provision(self, save_row, using=kwargs.get("using"))
-            self._loaded_schema_name = self.schema_name
             return
-        loaded = getattr(self, "_loaded_schema_name", self.schema_name)
-        if loaded != self.schema_name:
-            raise UnsafeStatement(
-                f"The tenant's schema is {loaded!r}; saving {self.schema_name!r} would part the tenant from it. A "
-                "schema's name cannot be changed by saving."
-            )
+        self._refuse_moving(kwargs.get("using") or self._state.db, kwargs.get("update_fields"))
         super().save(*args, **kwargs)
+
+    def _refuse_moving(self, using: str | None, update_fields: Iterable[str] | None) -> None:
+        fields = ("schema_name", "module")
+        written = set(fields) - self.get_deferred_fields()
+        if update_fields is not None:
+            written &= set(update_fields)
+        if not written:
+            return
+        stored = type(self)._base_manager.using(using).filter(pk=self.pk).values_list(*fields).first()
+        for field, value in zip(fields, stored or (), strict=False):
+            if field in written and getattr(self, field) != value:
+                raise UnsafeStatement(
+                    f"The tenant's {field} is {value!r}; saving {getattr(self, field)!r} would part the tenant from "
+                    "its schema. It cannot be changed by saving."
+                )
 
     @property
     def is_active(self) -> bool:
@@ -140,17 +145,10 @@ def normalize_domain(domain: str) -> str:
     Raises:
         ValidationError: it is no host's name.
     """
-    host = domain.strip().rstrip(".").lower()
     try:
-        host = host.encode("idna").decode("ascii") if host and not host.isascii() else host
-    except UnicodeError as exc:
-        raise ValidationError(f"{domain!r} is no host's name: {exc}", code="invalid") from exc
-    if not host or any(character in host for character in "/:@ ?#"):
-        raise ValidationError(
-            f"{domain!r} is no host's name. Give it without a scheme, a port or a path, as in shop.example.com.",
-            code="invalid",
-        )
-    return host
+        return normalize_host(domain)
+    except ValueError as exc:
+        raise ValidationError(str(exc), code="invalid") from exc
 
 
 class TenantForeignKey(models.ForeignKey[Any, Any]):
@@ -197,6 +195,17 @@ class DomainMixin(models.Model):
         """
         self.domain = normalize_domain(self.domain)
         super().save(*args, **kwargs)
+
+
+@receiver(class_prepared)
+def _tie_schema_to_row(sender: type[models.Model], **kwargs: Any) -> None:
+    # Tenant models and their proxies alone: a listener to all would make every delete of the project load its rows.
+    if issubclass(sender, TenantMixin) and not sender._meta.abstract:
+        post_delete.connect(_drop_schema, sender=sender, dispatch_uid="pg_tenants.drop_schema")
+
+
+def _drop_schema(instance: Any, **kwargs: Any) -> None:
+    provisioning.deprovision(instance)
 
 
 def tenant_model() -> type[Any]:

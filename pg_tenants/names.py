@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+import idna
+
 from pg_tenants.exceptions import InvalidSchemaName
 
-__all__ = ["MARKER_TABLE", "MAX_SCHEMA_NAME_BYTES", "physical_name", "validate_schema_name"]
+__all__ = ["MARKER_TABLE", "MAX_SCHEMA_NAME_BYTES", "normalize_host", "physical_name", "validate_schema_name"]
 
 MARKER_TABLE = "pg_tenants_marker"
 """The table that each schema of ours has from its first moment; locking it proves that the schema is there."""
@@ -17,6 +19,8 @@ _WORKER_PREFIX_BYTES = len("test_master_")
 MAX_SCHEMA_NAME_BYTES = _IDENTIFIER_BYTES - _WORKER_PREFIX_BYTES
 """Longest schema name in bytes; what is left of PostgreSQL's 63 is room for a test worker's prefix."""
 
+_HOST_LENGTH = 253
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]")
 _SHAPE = re.compile(r"[a-z][a-z0-9_]*")
 _SYSTEM_SCHEMAS = frozenset({"public", "information_schema"})
 
@@ -85,7 +89,34 @@ def physical_name(schema: str, worker: str = "") -> str:
         schema: the name that the project uses.
         worker: the prefix of a test worker, such as ``test_gw0``; empty outside tests. It stands for ``public``, and
             goes before every other name.
+
+    Raises:
+        InvalidSchemaName: PostgreSQL would cut the name.
     """
-    if not worker:
-        return schema
-    return worker if schema == "public" else f"{worker}_{schema}"
+    name = schema if not worker else worker if schema == "public" else f"{worker}_{schema}"
+    if len(name.encode()) > _IDENTIFIER_BYTES or not name or "\0" in name:
+        raise InvalidSchemaName(
+            f"{name!r} cannot be a schema's name in the database: it has {len(name.encode())} bytes of 1 to "
+            f"{_IDENTIFIER_BYTES}, or a NUL. PostgreSQL would cut it, and take another schema for it."
+        )
+    return name
+
+
+def normalize_host(host: str) -> str:
+    """Return a host's name as browsers send it: lower case, without a final dot, letters beyond ASCII encoded.
+
+    Letters beyond ASCII are encoded as in IDNA 2008 with the mapping of UTS 46, as browsers do.
+
+    Raises:
+        ValueError: it is no host's name.
+    """
+    name = host.strip(" ").removesuffix(".").lower()
+    try:
+        name = name if name.isascii() else idna.encode(name, uts46=True).decode("ascii")
+    except idna.IDNAError as exc:
+        raise ValueError(f"{host!r} is no host's name: {exc}") from exc
+    if len(name) > _HOST_LENGTH or not _HOST.fullmatch(name):
+        raise ValueError(
+            f"{host!r} is no host's name. Give it without a scheme, a port or a path, as in shop.example.com."
+        )
+    return name

@@ -77,7 +77,7 @@ class TenantDatabaseWrapperMixin(_Base):
         key = (schema, self._narrowed)
         prefix = self._prefixes.get(key)
         if prefix is None:
-            proved = None if schema is None else self.physical_schema(schema)
+            proved = None if schema is None or self._narrowed == _EXTENSIONS else self.physical_schema(schema)
             prefix = self._prefixes[key] = build_prefix(self.search_path(schema), proved)
         return prefix
 
@@ -144,6 +144,11 @@ class TenantDatabaseWrapperMixin(_Base):
         except psycopg.OperationalError as exc:
             hint = connection_hint(exc, self.settings_dict, self.alias)
             raise type(exc)(f"{exc}\n{hint}").with_traceback(exc.__traceback__) from exc.__cause__
+
+    def connect(self) -> None:
+        """Connect; receivers of ``connection_created`` see the extensions' schema alone, whatever is active."""
+        with self.extensions_schema_only():
+            super().connect()
 
     def create_cursor(self, name: str | None = None) -> Any:
         """Return Django's cursor, made to ask for the prefix whenever it sends a statement."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -26,6 +28,9 @@ from pg_tenants.migrations._targets import Target, choose, fixed_targets, requir
 from pg_tenants.schemas import tenant_connection
 
 __all__ = ["Options", "apply", "migrate_target", "prepare_database"]
+
+_MIGRATING = 0x7067746D
+"""The first half of the advisory locks that runs take turns by; the other half is the schema's."""
 
 Plan = list[tuple[Migration, bool]]
 Progress = Callable[[str, Target, str], None]
@@ -84,7 +89,8 @@ def apply(
     fixed = fixed_targets(using)
     fixed_names = {target.schema for target in fixed}
     if not options.plan:
-        prepare_database(using, fixed)
+        with _turn("", using, options):
+            prepare_database(using, fixed)
     report = Report()
     # Tenants are listed after the fixed modules are migrated: their table may be one of them.
     first = choose(fixed, names=[name for name in names if name in fixed_names], modules=modules, exclude=exclude)
@@ -105,6 +111,32 @@ def apply(
     return report
 
 
+class _WrongOptions(ConfigurationError):
+    """The migration asked for does not exist: no schema's fault, so nothing is gone on with."""
+
+
+@contextmanager
+def _turn(schema: str, using: str, options: Options) -> Iterator[None]:
+    """Wait until no other run migrates this schema; an empty one stands for what all share."""
+    if options.plan:
+        yield
+        return
+    # A connection of its own, whose transaction holds the lock: migrations have transactions of their own, and a lock
+    # of the session would not survive a pooler.
+    holder = tenant_connection(using).copy()
+    try:
+        with holder.without_prefix() as execute:
+            execute(
+                "BEGIN; SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0; "
+                "SET LOCAL idle_in_transaction_session_timeout = 0; "
+                f"SELECT pg_catalog.pg_advisory_xact_lock({_MIGRATING}, {zlib.crc32(schema.encode()) - 2**31})"
+            )
+            yield
+            execute("ROLLBACK")
+    finally:
+        holder.close()
+
+
 def prepare_database(using: str, fixed: Sequence[Target]) -> None:
     """Install the modules' extensions and make the fixed modules' schemas."""
     modules = required_registry()
@@ -120,14 +152,17 @@ def _run_all(
     targets: Sequence[Target], options: Options, using: str, report: Report, progress: Progress | None
 ) -> None:
     for target in targets:
-        if options.app_label and options.app_label not in target.apps:
+        if options.app_label and options.app_label not in target.apps and not target.problem:
             continue
         result = SchemaResult(target.schema, target.module_names)
         report.results.append(result)
         started = time.monotonic()
         try:
-            result.applied = migrate_target(target, options, using=using, progress=progress)
-        except ConfigurationError:
+            if target.problem:
+                raise target.problem
+            with _turn(target.schema, using, options):
+                result.applied = migrate_target(target, options, using=using, progress=progress)
+        except _WrongOptions:
             raise
         except Exception as exc:  # noqa: BLE001  # whatever a migration raises is this schema's result
             result.error = exc
@@ -238,11 +273,9 @@ def _goals(executor: ModuleExecutor, options: Options) -> list[Any]:
     try:
         migration = executor.loader.get_migration_by_prefix(label, name)
     except AmbiguityError as exc:
-        raise ConfigurationError(
-            f"More than one migration of {label!r} begins with {name!r}. Give more of it."
-        ) from exc
+        raise _WrongOptions(f"More than one migration of {label!r} begins with {name!r}. Give more of it.") from exc
     except KeyError as exc:
-        raise ConfigurationError(
+        raise _WrongOptions(
             f"The app {label!r} has no migration that begins with {name!r}. See 'manage.py showmigrations {label}'."
         ) from exc
     key: Key = (label, migration.name)

@@ -26,11 +26,13 @@ class Target:
         schema: its name.
         modules: the modules whose tables are in it; several fixed modules may share a schema.
         tenant: the tenant's row; None for a fixed module's schema.
+        problem: why it cannot be migrated at all.
     """
 
     schema: str
     modules: tuple[Module, ...]
     tenant: Any = None
+    problem: Exception | None = None
 
     @property
     def apps(self) -> frozenset[str]:
@@ -77,8 +79,15 @@ def tenant_targets(using: str = DEFAULT_DB_ALIAS) -> list[Target]:
         if place is None or not schemas.table_exists(model._meta.db_table, schema=place, using=home):
             return []
         tenants = list(model._base_manager.using(home).order_by("schema_name"))
-    found = [Target(t.schema_name, (modules.tenant_module(t.module or None, t.schema_name),), t) for t in tenants]
-    return [target for target in found if target.modules[0].database == using]
+    found = [_tenant_target(modules, tenant) for tenant in tenants]
+    return [target for target in found if target.problem or target.modules[0].database == using]
+
+
+def _tenant_target(modules: Registry, tenant: Any) -> Target:
+    try:
+        return Target(tenant.schema_name, (modules.tenant_module(tenant.module or None, tenant.schema_name),), tenant)
+    except ConfigurationError as exc:
+        return Target(tenant.schema_name, (), tenant, exc)
 
 
 def choose(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,11 +12,10 @@ from typing import Self
 import psutil
 
 from pg_tenants.server import postmaster
+from pg_tenants.server.client import client_command
 from pg_tenants.server.config import ServerConfig
-from pg_tenants.server.engines import pick
 from pg_tenants.server.exceptions import (
     DataFolderError,
-    EngineUnavailable,
     ServerConfigError,
     ServerNotRunning,
     ServerStopFailed,
@@ -165,23 +163,7 @@ class Server:
             ServerNotRunning: the server does not run.
             EngineUnavailable: the program is not there.
         """
-        params = self.connection_params()
-        state = self._folder.read_state()
-        engine = pick(replace(self.config, version=state.version, engine=state.engine) if state else self.config)
-        command = engine.command(program)
-        if not Path(command[0]).is_file():
-            raise EngineUnavailable(
-                f"There is no {program} in {engine.place}. Install PostgreSQL's client programs, and connect by the "
-                "URL that 'pgserver url' prints."
-            )
-        environment = {
-            "PGHOST": str(params["host"]),
-            "PGPORT": str(params["port"]),
-            "PGUSER": str(params["user"]),
-            "PGPASSWORD": str(params["password"]),
-            "PGDATABASE": self.config.database,
-        }
-        return command, environment
+        return client_command(program, self.config, self._folder, self.connection_params())
 
     def erase(self, timeout: float = 60.0) -> None:
         """Stop the server and remove its data, its log and its password. Other files in its folder stay.

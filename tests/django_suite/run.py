@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -34,6 +35,8 @@ from psycopg import conninfo, sql
 ROOT = Path(__file__).resolve().parents[2]
 DJANGO, OURS = "django.db.backends.postgresql", "pg_tenants.backends.postgresql"
 SCHEMA = "suite"
+SETTINGS = (Path(__file__).resolve(), Path(__file__).resolve().with_name("settings.py"))
+"""What decides, besides the source, on the settings of a run."""
 LABELS = (
     "backends transactions migrations schema introspection async basic transaction_hooks get_or_create "
     "select_for_update inspectdb postgres_tests test_runner db_functions bulk_create queries aggregation expressions "
@@ -41,7 +44,7 @@ LABELS = (
 ).split()
 SUBSET = (
     "backends basic transactions transaction_hooks get_or_create select_for_update bulk_create introspection inspectdb "
-    "async schema postgres_tests prefetch_related aggregation"
+    "async schema migrations postgres_tests db_functions prefetch_related aggregation expressions"
 ).split()
 """Those that most depend on the backend; CI runs them."""
 EXTENSIONS = {
@@ -111,6 +114,7 @@ class Suite:
             "psycopg": psycopg.__version__,
             "server": server,
             "labels": list(self.labels),
+            "settings": hashlib.sha256(b"".join(path.read_bytes() for path in SETTINGS)).hexdigest(),
         }
 
     def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:

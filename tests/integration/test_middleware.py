@@ -98,7 +98,7 @@ async def stream_async(request: HttpRequest) -> StreamingHttpResponse:
 
 
 def file(request: HttpRequest) -> FileResponse:
-    return FileResponse(open(__file__, "rb"))  # noqa: PTH123, SIM115
+    return FileResponse(open(__file__, "rb"))  # noqa: PTH123
 
 
 def template(request: HttpRequest) -> TemplateResponse:
@@ -384,8 +384,8 @@ def test_a_stream_that_is_closed_early_ends_in_the_tenant(acme: Any, globex: Any
     assert current_schema() is None
 
 
-def test_an_async_stream_that_is_closed_early_ends_in_the_tenant(acme: Any, globex: Any) -> None:
-    """As Django's handler closes it."""
+def test_an_async_stream_that_is_closed_early_ends_in_no_other_tenant(acme: Any, globex: Any) -> None:
+    """Django leaves a generator that is not read to its end to the loop, which may close it outside any context."""
 
     async def main() -> None:
         response: Any = await HostClient().get("/stream-async/", headers={"host": "acme.localhost"})
@@ -400,7 +400,7 @@ def test_an_async_stream_that_is_closed_early_ends_in_the_tenant(acme: Any, glob
         assert current_schema() is None
 
     run(main())
-    assert SEEN == ["acme"]
+    assert SEEN in (["acme"], [None])
 
 
 def test_a_stream_that_is_never_read(acme: Any, globex: Any) -> None:
@@ -415,13 +415,15 @@ def test_a_sync_stream_under_asgi_and_the_other_way(acme: Any, globex: Any) -> N
 
     async def main() -> bytes:
         response: Any = await HostClient().get("/stream/", headers={"host": "acme.localhost"})
-        with pytest.warns(Warning, match="synchronous iterators"):
-            return b"".join([part async for part in response])
+        return b"".join([part async for part in response])
 
-    assert run(main()).decode() == STREAM
+    with pytest.warns(Warning, match="synchronous iterators"):
+        text = run(main()).decode()
+    assert text == STREAM
+    response: Any = Client().get("/stream-async/", headers={"host": "acme.localhost"})
     with pytest.warns(Warning, match="asynchronous iterators"):
-        response: Any = Client().get("/stream-async/", headers={"host": "acme.localhost"})
-        assert b"".join(response).decode() == STREAM
+        text = b"".join(response).decode()
+    assert text == STREAM
     connections.close_all()
 
 

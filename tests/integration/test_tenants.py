@@ -669,7 +669,7 @@ def test_schemas_are_made_renamed_and_dropped(open_db: None, raw: Raw) -> None:
     try:
         assert schemas.exists("one_schema")
         assert schemas.is_ready("one_schema")
-        assert physical("one_schema") in schemas.list_schemas()
+        assert physical("one_schema") in schemas.list()
         assert not schemas.create("one_schema", if_not_exists=True)
         with pytest.raises(SchemaExists, match="one_schema"):
             schemas.create("one_schema")
@@ -717,7 +717,8 @@ def test_a_name_that_postgresql_would_cut_is_no_schema(open_db: None, raw: Raw) 
             connection.cursor().execute("SELECT 1")
         with pytest.raises(PgTenantsError):
             schemas.create(long + "b", if_not_exists=True)
-        assert not schemas.exists(long + "b")
+        with pytest.raises(PgTenantsError):
+            schemas.exists(long + "b")
     finally:
         raw.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(long)))
 
