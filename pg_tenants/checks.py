@@ -22,6 +22,7 @@ from pg_tenants.models import DomainMixin, TenantMixin
 from pg_tenants.modules import Registry, app_label, registry
 from pg_tenants.names import validate_schema_name
 from pg_tenants.resolvers import resolvers
+from pg_tenants.routers import TenantRouter
 
 __all__ = ["register"]
 
@@ -86,7 +87,7 @@ def _uninstalled_apps(config: conf.Config) -> Iterator[CheckMessage]:
 
 def _apps_in_two_fixed_modules(modules: Registry) -> Iterator[CheckMessage]:
     for config in apps.get_app_configs():
-        fixed = [module for module in modules.of_app(config.label) if module.is_fixed]
+        fixed = {module.name: module for module in modules.of_app(config.label) if module.is_fixed}.values()
         if len(fixed) > 1:
             yield Error(
                 f"The app {config.label!r} is in several fixed modules: {', '.join(repr(m.name) for m in fixed)}.",
@@ -218,7 +219,7 @@ def _bad_relations(modules: Registry) -> Iterator[CheckMessage]:
 def check_installation(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
     """Find a missing router or middleware, bad options of an alias, and resolvers that cannot be imported."""
     found: list[CheckMessage] = []
-    if ROUTER not in [r if isinstance(r, str) else f"{type(r).__module__}.{type(r).__name__}" for r in _routers()]:
+    if not any(isinstance(entry, TenantRouter) for entry in router.routers):
         found.append(
             Error(
                 "The router of pg_tenants is missing.",
@@ -241,10 +242,6 @@ def check_installation(app_configs: Sequence[Any] | None = None, **kwargs: Any) 
     return [*found, *_middleware_order()]
 
 
-def _routers() -> Sequence[Any]:
-    return list(settings.DATABASE_ROUTERS)
-
-
 def _middleware_order() -> Iterator[CheckMessage]:
     names = list(settings.MIDDLEWARE)
     early = "django.contrib.sessions.middleware.SessionMiddleware"
@@ -261,7 +258,7 @@ def check_databases(databases: Sequence[str] | None = None, **kwargs: Any) -> li
     found: list[CheckMessage] = []
     for alias in databases or ():
         connection = connections[alias]
-        if isinstance(connection, TenantDatabaseWrapperMixin) and connection.is_tenant_aware:
+        if isinstance(connection, TenantDatabaseWrapperMixin) and _tenant_aware(connection):
             try:
                 with no_schema():
                     connection.ensure_connection()
@@ -278,13 +275,22 @@ def check_databases(databases: Sequence[str] | None = None, **kwargs: Any) -> li
     return found
 
 
+def _tenant_aware(connection: TenantDatabaseWrapperMixin) -> bool:
+    try:
+        return connection.is_tenant_aware
+    except ConfigurationError:
+        return False  # That is another check's to say.
+
+
 def _database_problems(connection: Any, alias: str) -> Iterator[CheckMessage]:
     modules = registry()
     assert modules is not None
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT current_user, current_database(), has_database_privilege(current_database(), 'CREATE'),"
-            " current_setting('max_locks_per_transaction')::int, current_setting('shared_preload_libraries')"
+            " current_setting('max_locks_per_transaction')::int,"
+            # Hidden from roles without pg_read_all_settings.
+            " (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'shared_preload_libraries')"
         )
         user, database, permitted, locks, preloaded = cursor.fetchone()
         if not permitted:
@@ -305,9 +311,9 @@ def _database_problems(connection: Any, alias: str) -> Iterator[CheckMessage]:
         lacking = [name for name in missing(wanted, using=alias) if EXTENSION_NAME.fullmatch(name)]
         cursor.execute("SELECT name FROM pg_catalog.pg_available_extensions WHERE name = ANY(%s)", [lacking])
         available = {name for (name,) in cursor.fetchall()}
-    loaded = {entry.strip() for entry in preloaded.split(",")}
+    loaded = None if preloaded is None else {entry.strip() for entry in preloaded.split(",")}
     for name in lacking:
-        if name in PRELOADED and name not in loaded:
+        if loaded is not None and name in PRELOADED and name not in loaded:
             yield Error(
                 f"The extension {name!r} has to be loaded when the server starts, and is not.",
                 hint=f"Add {name} to shared_preload_libraries in postgresql.conf and restart the server.",

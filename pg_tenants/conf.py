@@ -134,8 +134,9 @@ def require() -> Config:
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return a hint that names the known word nearest to ``word``."""
     names = list(known)
+    folded = {name.lower(): name for name in names}
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    close = close or difflib.get_close_matches(word.upper(), names, n=1, cutoff=0.5)
+    close = close or [folded[name] for name in difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.5)]
     return f"Did you mean {close[0]!r}?" if close else f"Known are {', '.join(names)}."
 
 
@@ -162,7 +163,11 @@ class _Reader:
         return default
 
     def optional_text(self, key: str) -> str | None:
-        return None if self.raw.get(key) is None else self.text(key) or None
+        value = self.raw.get(key)
+        if value is not None and (not isinstance(value, str) or not value):
+            self.wrong(key, value, "a string, or leave it out")
+            return None
+        return value
 
     def texts(self, key: str) -> tuple[str, ...]:
         value = self.raw.get(key, ())

@@ -88,13 +88,19 @@ class ActiveContext:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        entry = _current.get()
+        entry, above = _current.get(), list[_Entry]()
         while entry is not None and entry.owner is not self:
+            above.append(entry)
             entry = entry.outer
         # No entry of ours: a generator that was closed in another context than the one that ran it. That context never
         # had our entry, so nothing is to be taken back there.
-        if entry is not None:
-            _current.set(entry.outer)
+        if entry is None:
+            return
+        # Entries above ours: a generator that was closed while its consumer had entered another context. Those stay.
+        remaining = entry.outer
+        for later in reversed(above):
+            remaining = _Entry(later.active, remaining, later.owner)
+        _current.set(remaining)
 
     async def __aenter__(self) -> Any:
         return self.__enter__()
@@ -109,7 +115,7 @@ class ActiveContext:
             wrapper = self._wrap_async_generator(function)
         elif inspect.isgeneratorfunction(function):
             wrapper = self._wrap_generator(function)
-        elif iscoroutinefunction(function):
+        elif _is_coroutine_function(function):
             wrapper = self._wrap_coroutine(function)
         else:
             wrapper = self._wrap_function(function)
@@ -187,6 +193,12 @@ class ActiveContext:
                 await run(close())
 
         return call
+
+
+def _is_coroutine_function(function: Any) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
 class schema_context(ActiveContext):  # noqa: N801

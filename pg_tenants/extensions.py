@@ -76,8 +76,11 @@ def _refuse_bad_name(name: str) -> None:
 def _refuse_unloaded(cursor: Any, name: str) -> None:
     if name not in PRELOADED:
         return
-    cursor.execute("SELECT current_setting('shared_preload_libraries')")
-    loaded = [entry.strip() for entry in cursor.fetchone()[0].split(",")]
+    cursor.execute("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'shared_preload_libraries'")
+    row = cursor.fetchone()
+    if row is None or row[0] is None:
+        return  # Hidden from roles without pg_read_all_settings; CREATE EXTENSION will say so itself.
+    loaded = [entry.strip() for entry in row[0].split(",")]
     if name not in loaded:
         raise ExtensionUnavailable(
             f"The extension {name!r} has to be loaded when the server starts, and shared_preload_libraries is "

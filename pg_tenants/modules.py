@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from django.apps import AppConfig, apps
 from django.db import DEFAULT_DB_ALIAS
+from django.db.models.signals import class_prepared
+from django.dispatch import receiver
 
 from pg_tenants import conf
 from pg_tenants.context import ActiveSchema
@@ -183,6 +185,9 @@ class TableName(str):
     def __eq__(self, other: object) -> bool:
         return super().__eq__(other) and self.app == getattr(other, "app", self.app)
 
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
     __hash__ = str.__hash__
 
     @classmethod
@@ -196,7 +201,7 @@ class TableName(str):
         return (str(self),)
 
     def schema(self, active: ActiveSchema | None, modules: Registry) -> str | None:
-        """Return the schema to qualify the table by, or None where the search path finds it first.
+        """Return the schema to qualify the table by, or None for an app in no module.
 
         Raises:
             NoActiveTenant: the app is in a tenant module too, and neither a tenant nor a schema that has it is active.
@@ -205,7 +210,7 @@ class TableName(str):
         if not homes:
             return None
         if active is not None and any(module in homes for module in modules.of_active(active)):
-            return None
+            return active.schema_name
         if len(homes) == 1 and homes[0].is_fixed:
             return homes[0].schema
         fixed = [module.schema for module in homes if module.is_fixed]
@@ -216,11 +221,16 @@ class TableName(str):
         )
 
 
+_ambiguous: frozenset[str] = frozenset()
+
+
 def mark_ambiguous_tables(models: Iterable[type[Model]] | None = None) -> list[type[Any]]:
     """Mark the tables whose name alone does not say which schema is meant, and return their models.
 
     These are tables of one name in several modules, and tables of an app that is in a fixed and in a tenant module.
+    Models that are made later, such as those of migrations, are marked when they are made.
     """
+    global _ambiguous
     found = registry()
     if found is None:
         return []
@@ -237,4 +247,12 @@ def mark_ambiguous_tables(models: Iterable[type[Model]] | None = None) -> list[t
             for model in group:
                 model._meta.db_table = TableName.of(str(name), model._meta.app_label)
                 marked.append(model)
+    _ambiguous = frozenset(str(model._meta.db_table) for model in marked)
     return marked
+
+
+@receiver(class_prepared)
+def _mark_if_ambiguous(sender: type[Model], **kwargs: Any) -> None:
+    meta = sender._meta
+    if meta.db_table in _ambiguous and not meta.proxy and meta.managed:
+        meta.db_table = TableName.of(str(meta.db_table), meta.app_label)

@@ -9,19 +9,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-__all__ = ["first_words", "split"]
+__all__ = ["split"]
+
+# Between the parts of a string constant that goes on after a line's end.
+_CONTINUED = rb"(?:[ \t\f\v]|--[^\n\r]*)*[\n\r](?:\s|--[^\n\r]*[\n\r])*"
 
 # One token that may hide a semicolon, a bracket, or a word. A quoted thing that never ends runs to the end of the text.
 _TOKEN = re.compile(
     rb"""
-      (?P<space>   \s+ | --[^\n]* )
+      (?P<space>   \s+ | --[^\n\r]* )
     | (?P<comment> /\* )
-    | (?P<string>  [eE]'(?:[^'\\]|\\.|'')*(?:'|\Z) | (?:[uU]&|[bBxXnN])?'(?:[^']|'')*(?:'|\Z) )
+    | (?P<string>  [eE]'(?:[^'\\]|\\.|'')*(?:'|\Z)(?:CONTINUED'(?:[^'\\]|\\.|'')*(?:'|\Z))*
+                 | (?:[uU]&|[bBxXnN])?'(?:[^']|'')*(?:'|\Z) )
     | (?P<ident>   (?:[uU]&)?"(?:[^"]|"")*(?:"|\Z) )
     | (?P<dollar>  \$(?P<tag>[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*)?\$ )
     | (?P<word>    [A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]* )
     | (?P<other>   [0-9][0-9A-Za-z_$.]* | . )
-    """,
+    """.replace(b"CONTINUED", _CONTINUED),
     re.VERBOSE | re.DOTALL,
 )
 _COMMENT_EDGE = re.compile(rb"/\*|\*/")
@@ -51,20 +55,11 @@ def split(text: bytes) -> Iterator[tuple[int, list[bytes]]]:
             depth += 1
         elif token == b")":
             depth = max(0, depth - 1)
-        elif kind == "word" and depth == 0:
-            word = token.lower()
-            if len(words) < 4:
-                words.append(word)
-            blocks.see(word)
+        elif kind == "word" and depth == 0 and len(words) < 4:
+            words.append(token.lower())
+        blocks.see(token.lower(), kind)
     if start >= 0:
         yield start, words
-
-
-def first_words(text: bytes) -> list[bytes]:
-    """Return the first words of a script, in lower case; empty for a text without a statement."""
-    for _, words in split(text):
-        return words
-    return []
 
 
 class _Blocks:
@@ -73,19 +68,27 @@ class _Blocks:
     def __init__(self) -> None:
         self._first: list[bytes] = []
         self._depth = 0
+        self._before = b""
 
     @property
     def inside(self) -> bool:
         return self._depth > 0
 
-    def see(self, word: bytes) -> None:
+    def see(self, token: bytes, kind: str) -> None:
+        """Take the next token, in lower case, that is neither space nor comment."""
+        before, self._before = self._before, token
+        if kind != "word":
+            return
         if len(self._first) < 4:
-            self._first.append(word)
+            self._first.append(token)
         if self._first[0] != b"create" or not {b"function", b"procedure"} & set(self._first):
             return
-        if word == b"begin" or (word == b"case" and self._depth):
+        # Behind AS or a point, a key word is a name.
+        if before in (b"as", b"."):
+            return
+        if (token == b"atomic" and before == b"begin") or (token == b"case" and self._depth):
             self._depth += 1
-        elif word == b"end" and self._depth:
+        elif token == b"end" and self._depth:
             self._depth -= 1
 
 

@@ -19,8 +19,8 @@ import pytest
 class Wire:
     """Forwards a TCP port and counts round trips.
 
-    A round trip begins when the client sends something after the server has answered. What the client has sent is kept as
-    ``(kind, text)``, such as ``(b"Q", b"SELECT 1")``.
+    A round trip begins when the client sends something after the server has answered. What the client has sent is kept
+    as ``(kind, text)``, such as ``(b"Q", b"SELECT 1")``.
     """
 
     target: tuple[str, int]

@@ -28,11 +28,19 @@ class TenantOperationsMixin(_Base):
             NoActiveTenant: it is a tenant's table and no tenant is active.
         """
         quoted = super().quote_name(name)
-        if type(name) is not TableName:
-            return quoted
+        return quoted if type(name) is not TableName else self._qualified(name, quoted)
+
+    def _qualified(self, name: TableName, quoted: str) -> str:
         connection: Any = self.connection
         modules = registry()
         if modules is None or not connection.is_tenant_aware:
             return quoted
         schema = name.schema(active(), modules)
         return quoted if schema is None else f"{quote(connection.physical_schema(schema))}.{quoted}"
+
+    def for_update_sql(
+        self, nowait: bool = False, skip_locked: bool = False, of: Any = (), no_key: bool = False
+    ) -> str:
+        """Return the clause; ``OF`` takes table names without their schemas."""
+        bare = tuple(name.rpartition('"."')[2].join(('"', "")) if '"."' in name else name for name in of)
+        return super().for_update_sql(nowait=nowait, skip_locked=skip_locked, of=bare, no_key=no_key)

@@ -10,6 +10,7 @@ the statement; where the schema is not found any more, that fails and takes the 
 from __future__ import annotations
 
 import enum
+import hashlib
 import re
 import zlib
 from collections.abc import Sequence
@@ -108,7 +109,6 @@ def build_prefix(path: Sequence[str], schema: str | None) -> Prefix:
     proof = f", {scan}" if marker else ""
     simple = f"SET LOCAL search_path = {search_path};{lock}\n"
     key = advisory_key(schema or "")
-    comment = search_path.replace("*/", "").replace("/*", "")
     plain = Prefix(
         schema=schema,
         simple=simple.encode(),
@@ -118,7 +118,7 @@ def build_prefix(path: Sequence[str], schema: str | None) -> Prefix:
         characters=len(simple),
         pipeline=(f"SELECT pg_catalog.set_config('search_path', {literal}, true){proof}".encode(),),
         pipeline_check=(f"SELECT {scan}".encode(),) if marker else (),
-        suffix=f" /* {comment} */".encode(),
+        suffix=f" /* {hashlib.sha256(search_path.encode()).hexdigest()[:20]} */".encode(),
         enter=f"SELECT pg_catalog.pg_advisory_lock_shared({key}); SET search_path = {search_path};{lock}".encode(),
         leave=f"RESET search_path; SELECT pg_catalog.pg_advisory_unlock_shared({key})".encode(),
         moving=None,
@@ -150,7 +150,7 @@ class Sending(enum.Enum):
 _FIRST_WORD = re.compile(rb"\s*([A-Za-z]*)")
 _PLAIN = frozenset({b"SELECT", b"INSERT", b"UPDATE", b"DELETE", b"WITH", b"select", b"insert", b"update", b"delete"})
 _CONTROL = frozenset({b"savepoint", b"release", b"rollback", b"begin", b"start", b"commit", b"end", b"abort"})
-_ENDING = frozenset({b"commit", b"end", b"abort", b"rollback"})
+_ENDING = ([b"commit"], [b"end"], [b"abort"], [b"rollback"])
 _MAY_CONTROL = re.compile(rb"\b(?:commit|end|abort|rollback|prepare)\b", re.IGNORECASE)
 
 
@@ -199,5 +199,5 @@ def _refuse_unsafe_script(statements: list[list[bytes]], in_error: bool) -> bool
 
 
 def _ends_transaction(words: list[bytes]) -> bool:
-    first = words[0] if words else b""
-    return (first in _ENDING and b"to" not in words) or words[:2] == [b"prepare", b"transaction"]
+    # ROLLBACK TO counts: it takes the path back to what it was at the savepoint.
+    return words[:1] in _ENDING or words[:2] == [b"prepare", b"transaction"]

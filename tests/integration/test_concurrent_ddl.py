@@ -64,13 +64,13 @@ def renamed(raw: Any) -> None:
 
 def renamed_by_others(raw: Any) -> None:
     raw.execute("ALTER SCHEMA victim RENAME TO elsewhere")
-    time.sleep(0.001)
+    time.sleep(0.01)
     raw.execute("ALTER SCHEMA elsewhere RENAME TO victim")
 
 
 def closed(raw: Any) -> None:
     raw.execute("REVOKE USAGE ON SCHEMA victim FROM reader")
-    time.sleep(0.001)
+    time.sleep(0.01)
     raw.execute("GRANT USAGE ON SCHEMA victim TO reader")
 
 

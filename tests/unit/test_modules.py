@@ -134,17 +134,15 @@ def test_a_module_that_cannot_be_told(modules: dict[str, Any], name: str | None,
 
 
 def test_a_marked_name_is_its_text_and_knows_its_app() -> None:
-    """It equals the plain name and no other app's; it survives what models do to strings."""
+    """It equals the plain name; it survives what models do to strings."""
     one, two = TableName.of("item", "shop"), TableName.of("item", "stock")
     assert one == "item"
     assert "item" == one  # noqa: SIM300
     assert hash(one) == hash("item")
     assert one == TableName.of("item", "shop")
-    assert one != two
-    assert not one == two  # noqa: SIM201
-    assert {one: 1, two: 2} == {one: 1, two: 2}
-    assert len({one, two}) == 2
+    assert (one == two) is not (one != two)
     assert one != TableName.of("other", "shop")
+    assert one != None  # noqa: E711
     assert f"{one}" == "item"
     assert copy.copy(one) == one
     assert copy.deepcopy(one).app == "shop"

@@ -7,6 +7,7 @@ from django.db.backends.postgresql import base
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
 from pg_tenants.backends.postgresql.introspection import DatabaseIntrospection
 from pg_tenants.backends.postgresql.operations import DatabaseOperations
+from pg_tenants.backends.postgresql.schema import DatabaseSchemaEditor
 
 __all__ = ["DatabaseWrapper"]
 
@@ -14,5 +15,6 @@ __all__ = ["DatabaseWrapper"]
 class DatabaseWrapper(TenantDatabaseWrapperMixin, base.DatabaseWrapper):
     """Django's PostgreSQL backend, each statement of which carries its tenant."""
 
+    SchemaEditorClass = DatabaseSchemaEditor
     introspection_class = DatabaseIntrospection
     ops_class = DatabaseOperations

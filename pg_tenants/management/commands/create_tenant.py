@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from django.core.exceptions import FieldDoesNotExist, ValidationError
+from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import router, transaction
 
@@ -63,11 +63,12 @@ class Command(BaseCommand):
         name, equals, value = text.partition("=")
         if not equals:
             raise CommandError(f"--set {text!r} has no '='. Write it as FIELD=VALUE.")
-        try:
-            field = model._meta.get_field(name)
-        except FieldDoesNotExist as exc:
-            known = ", ".join(field.name for field in model._meta.fields)
-            raise CommandError(f"{model.__name__} has no field {name!r}. It has {known}.") from exc
+        known = [field.name for field in model._meta.fields if field.name not in ("schema_name", "module", "status")]
+        if name not in known:
+            raise CommandError(
+                f"--set {text!r}: {model.__name__} has no field {name!r} to set. It has {', '.join(known)}."
+            )
+        field = model._meta.get_field(name)
         try:
             return field.attname, field.to_python(value)
         except ValidationError as exc:

@@ -43,10 +43,13 @@ class Command(BaseCommand):
             try:
                 with tenant_context(tenant):
                     call_command(name, *options["arguments"], stdout=self.stdout, stderr=self.stderr)
-            except CommandError as exc:
+            except (Exception, SystemExit) as exc:
+                # With one tenant the command ends as it would by itself; one of several does not stop the others.
                 if len(tenants) == 1:
                     raise
-                failed.append(f"{tenant.schema_name}: {exc}")
+                if not isinstance(exc, SystemExit) or exc.code:
+                    what = str(exc) if isinstance(exc, CommandError) else f"{type(exc).__name__}: {exc}"
+                    failed.append(f"{tenant.schema_name}: {what}")
         if failed:
             raise CommandError(f"{name} failed in {len(failed)} of {len(tenants)} tenants.\n" + "\n".join(failed))
 

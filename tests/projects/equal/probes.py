@@ -136,6 +136,20 @@ def foreign_keys_in_the_database_refer_to_the_right_table() -> None:
 
 
 @probe
+def foreign_keys_to_users_of_tenants_stay_in_the_tenant() -> None:
+    """They never refer to the shared users, also where the tenant's table is made later in the same run."""
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT DISTINCT a.relnamespace = b.relnamespace FROM pg_constraint k"
+            " JOIN pg_class a ON a.oid = k.conrelid JOIN pg_class b ON b.oid = k.confrelid"
+            " WHERE contype = 'f' AND b.relname = 'auth_user'"
+        )
+        assert cursor.fetchall() == [(True,)]
+
+
+@probe
 def a_tenants_table_needs_a_tenant() -> None:
     """Neither of the others is taken for it."""
     from pg_tenants import schema_context
@@ -295,6 +309,25 @@ def rows_are_locked_in_the_right_table() -> None:
         assert Stock.objects.select_related("sold").select_for_update().get().pk == 200
         assert Stock.objects.select_related("sold").select_for_update(of=("self",)).get().pk == 200
         assert Stock.objects.select_related("sold").select_for_update(of=("sold",)).get().pk == 200
+
+
+@probe
+def the_lock_is_on_the_table_that_was_named() -> None:
+    """And the other one's row can be locked by another session."""
+    from django.db import connection, transaction
+
+    _, Stock, *_ = models()
+    other = connection.copy()
+    try:
+        for named, locked in (("self", "stock"), ("sold", "shop")):
+            with transaction.atomic():
+                Stock.objects.select_related("sold").select_for_update(of=(named,)).get()
+                for schema, pk in (("shop", 100), ("stock", 200)):
+                    with other.cursor() as cursor:
+                        cursor.execute(f"SELECT id FROM {schema}.item WHERE id = {pk} FOR UPDATE SKIP LOCKED")
+                        assert bool(cursor.fetchall()) == (schema != locked), (named, schema)
+    finally:
+        other.close()
 
 
 @probe

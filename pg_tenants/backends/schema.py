@@ -1,0 +1,30 @@
+"""DDL that names a schema only where another module's is meant."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pg_tenants.context import active
+from pg_tenants.modules import TableName
+
+if TYPE_CHECKING:
+    from django.db.backends.postgresql.schema import DatabaseSchemaEditor
+
+    _Base = DatabaseSchemaEditor
+else:
+    _Base = object
+
+__all__ = ["TenantSchemaEditorMixin"]
+
+
+class TenantSchemaEditorMixin(_Base):
+    """Leaves the active schema's own tables unqualified, so the same statements serve every schema of a module."""
+
+    def quote_name(self, name: str) -> str:
+        """Return the quoted name, qualified where it is a table of another schema."""
+        target = active()
+        connection: Any = self.connection
+        quoted = super().quote_name(name)
+        if type(name) is not TableName or target is None:
+            return quoted
+        return quoted.removeprefix(f'"{connection.physical_schema(target.schema_name)}".')
