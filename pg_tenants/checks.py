@@ -16,7 +16,7 @@ from django.db.utils import DatabaseError, NotSupportedError
 from pg_tenants import conf
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
 from pg_tenants.context import no_schema
-from pg_tenants.exceptions import ConfigurationError, InvalidSchemaName
+from pg_tenants.exceptions import ConfigurationError, InvalidSchemaName, PgTenantsError
 from pg_tenants.extensions import EXTENSION_NAME, PRELOADED, missing
 from pg_tenants.models import DomainMixin, TenantMixin
 from pg_tenants.modules import Registry, app_label, registry
@@ -74,7 +74,7 @@ def check_modules(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> li
 
 
 def _uninstalled_apps(config: conf.Config) -> Iterator[CheckMessage]:
-    labels = [app.label for app in apps.get_app_configs()]
+    labels = [name for app in apps.get_app_configs() for name in dict.fromkeys((app.label, app.name))]
     for module in config.modules.values():
         for entry in module.apps:
             if app_label(entry) is None:
@@ -265,6 +265,10 @@ def check_databases(databases: Sequence[str] | None = None, **kwargs: Any) -> li
                     found.extend(_database_problems(connection, alias))
             except NotSupportedError as exc:
                 found.append(Error(f"DATABASES[{alias!r}]: {exc}", hint="Upgrade the server.", id="pg_tenants.E021"))
+            except PgTenantsError as exc:
+                found.append(
+                    Error(f"DATABASES[{alias!r}] cannot be used: {exc}", hint="See the message.", id="pg_tenants.E020")
+                )
             except OperationalError as exc:
                 message, _, hint = str(exc).rpartition("\n")
                 found.append(Error(f"DATABASES[{alias!r}] cannot be used: {message}", hint=hint, id="pg_tenants.E020"))

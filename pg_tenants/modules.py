@@ -183,7 +183,7 @@ class TableName(str):
     app: str
 
     def __eq__(self, other: object) -> bool:
-        return super().__eq__(other) and self.app == getattr(other, "app", self.app)
+        return isinstance(other, str) and str.__eq__(self, other) and self.app == getattr(other, "app", self.app)
 
     def __ne__(self, other: object) -> bool:
         return not self == other

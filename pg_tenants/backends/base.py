@@ -41,6 +41,7 @@ class TenantDatabaseWrapperMixin(_Base):
         self._prefixes_for: object = None
         self._narrowed: str | None = None
         self._pooled: tuple[object, bool] | None = None
+        self.qualifies_own_tables = False
 
     @property
     def tenant_options(self) -> conf.AliasOptions:

@@ -97,6 +97,8 @@ class TenantCursorMixin(_Base):
     def _execute_send(self, query: PostgresQuery, *, force_extended: bool = False, binary: bool | None = None) -> None:
         prefix = None if self._prefixed else self._prefix_for(query.query)
         if prefix is None:
+            if isinstance(query, PostgresClientQuery) and not isinstance(self, ClientCursorMixin):
+                query.params = None  # They are in the text; DECLARE in a transaction that has failed comes here.
             super()._execute_send(query, force_extended=force_extended, binary=binary)
             return
         if self._wants_binary(binary) or (query.params and not isinstance(query, PostgresClientQuery)):
@@ -107,6 +109,14 @@ class TenantCursorMixin(_Base):
         self._query = query
         self._sent = prefix
         self._pgconn.send_query(prefix.simple + query.query + prefix.check)
+
+    def _convert_query(self, query: Query, params: Params | None = None) -> PostgresQuery:
+        if not isinstance(self, SERVER_CURSORS) or self.tenant_prefix() is None:
+            return super()._convert_query(query, params)
+        # DECLARE takes its parameters merged into the text, so that it can share a message with the prefix.
+        merged = PostgresClientQuery(self._tx)
+        merged.convert(query, params)
+        return merged
 
     def _wants_binary(self, binary: bool | None) -> bool:
         return self.format == pq.Format.BINARY if binary is None else binary
@@ -433,11 +443,7 @@ def _renumber_line(message: str) -> str:
 
 @functools.cache
 def _tenant_class(base: Any) -> Any:
-    namespace: dict[str, Any] = {"__module__": __name__}
-    if issubclass(base, SERVER_CURSORS):
-        # DECLARE takes its parameters merged into the text, so that it can share a message with the prefix.
-        namespace["_query_cls"] = PostgresClientQuery
-    return type(f"Tenant{base.__name__}", (TenantCursorMixin, base), namespace)
+    return type(f"Tenant{base.__name__}", (TenantCursorMixin, base), {"__module__": __name__})
 
 
 def attach(cursor: Any, prefix: Callable[[], Prefix | None], pooler: Callable[[], bool | None]) -> Any:

@@ -18,13 +18,17 @@ __all__ = ["TenantSchemaEditorMixin"]
 
 
 class TenantSchemaEditorMixin(_Base):
-    """Leaves the active schema's own tables unqualified, so the same statements serve every schema of a module."""
+    """Leaves the active schema's own tables unqualified, so the same statements serve every schema of a module.
+
+    Not so for apps without migrations: their tables are made before those of other apps, which the path would then find
+    in another schema.
+    """
 
     def quote_name(self, name: str) -> str:
         """Return the quoted name, qualified where it is a table of another schema."""
         target = active()
         connection: Any = self.connection
         quoted = super().quote_name(name)
-        if type(name) is not TableName or target is None:
+        if type(name) is not TableName or target is None or connection.qualifies_own_tables:
             return quoted
         return quoted.removeprefix(f'"{connection.physical_schema(target.schema_name)}".')

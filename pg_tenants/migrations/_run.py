@@ -295,5 +295,9 @@ def _sync_unmigrated(executor: ModuleExecutor, target: Target, options: Options,
         before = set(connection.introspection.table_names(cursor))
         command = MigrateCommand(stdout=options.stdout)
         command.verbosity = 0
-        command.sync_apps(connection, labels)
+        connection.qualifies_own_tables = True
+        try:
+            command.sync_apps(connection, labels)
+        finally:
+            connection.qualifies_own_tables = False
         return [f"(tables).{name}" for name in connection.introspection.table_names(cursor) if name not in before]

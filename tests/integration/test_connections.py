@@ -9,7 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 from django.db import connection, connections, transaction
-from django.db.utils import NotSupportedError, ProgrammingError
+from django.db.utils import InternalError, NotSupportedError, ProgrammingError
+from django.test import override_settings
 
 from example_project.notes.models import Note, Tag
 from pg_tenants import current_schema, schema_context, schemas, tenant_context
@@ -55,6 +56,22 @@ def test_bound_parameters_take_one_round_trip(wire: Wire, make_alias: Any, acme:
         assert wire.round_trips == 1
         cursor.executemany("INSERT INTO notes_tag (name) VALUES (%s)", [["a"], ["b"]])
         assert wire.round_trips == 2
+
+
+def test_server_cursors_with_bound_parameters(make_alias: Any, acme: Any) -> None:
+    """They work without a tenant's prefix as they do with one, and say what is wrong in a failed transaction."""
+    series = "SELECT n FROM generate_series(1, %s) n"
+    plain = make_alias("plain", server_side_binding=True)
+    with override_settings(PG_TENANTS=None), plain.chunked_cursor() as cursor:
+        cursor.execute(series, [3])
+        assert cursor.fetchall() == [(1,), (2,), (3,)]
+    bound = make_alias("bound", server_side_binding=True, tenants={"schema": "acme"})
+    with transaction.atomic(using="bound"):
+        with pytest.raises(ProgrammingError), bound.cursor() as cursor:
+            cursor.execute("SELECT nothing")
+        with pytest.raises(InternalError, match="transaction is aborted"), bound.chunked_cursor() as cursor:
+            cursor.execute(series, [3])
+        transaction.set_rollback(True, using="bound")
 
 
 def test_prepared_plans_are_not_shared_by_tenants(make_alias: Any, acme: Any, globex: Any) -> None:

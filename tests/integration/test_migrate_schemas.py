@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -385,11 +386,11 @@ def test_inside_a_tenant_it_still_migrates_all(acme: Any, globex: Any, raw: Any)
     assert not {"customers_tenant", "billing_invoice"} & tables("acme", raw)
 
 
-def test_aliases_without_tenants(open_db: None) -> None:
+def test_aliases_without_tenants(open_db: None, tmp_path: Path) -> None:
     """`migrate` does what Django's does; `migrate_schemas` refuses, and says what to use."""
     connections.settings["plain"] = {
         "ENGINE": "django.db.backends.sqlite3",
-        "NAME": ":memory:",
+        "NAME": str(tmp_path / "plain.sqlite3"),
         **{
             key: value
             for key, value in connections.settings["default"].items()

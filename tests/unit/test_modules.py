@@ -150,16 +150,16 @@ def test_a_marked_name_is_its_text_and_knows_its_app() -> None:
 
 
 def test_where_a_table_is_looked_for() -> None:
-    """A fixed module's by its schema, unless that is active; a tenant's by the path alone."""
+    """A fixed module's in its schema, a tenant's in the active one."""
     found = build({**THREE, "billing": {"schema": "billing", "apps": ["billing"]}})
     table = TableName.of("item", "billing")
     assert table.schema(None, found) == "billing"
     assert table.schema(ActiveSchema("acme"), found) == "billing"
     assert table.schema(ActiveSchema("public"), found) == "billing"
-    assert table.schema(ActiveSchema("billing"), found) is None
+    assert table.schema(ActiveSchema("billing"), found) == "billing"
     assert TableName.of("item", "sessions").schema(None, found) is None
     tenants = TableName.of("item", "notes")
-    assert tenants.schema(ActiveSchema("acme"), found) is None
+    assert tenants.schema(ActiveSchema("acme"), found) == "acme"
     for active in (None, ActiveSchema("public"), ActiveSchema("billing")):
         with pytest.raises(NoActiveTenant, match=r"'item' of app 'notes'.*tenant_context\(tenant\)\.$"):
             tenants.schema(active, found)
@@ -169,8 +169,8 @@ def test_an_app_in_both_kinds_of_module_needs_a_choice() -> None:
     """With a tenant its own is meant, with the fixed schema the shared one, with neither nothing is guessed."""
     found = build({**THREE, "shared": {"schema": "public", "apps": ["customers", "auth"]}})
     table = TableName.of("auth_user", "auth")
-    assert table.schema(ActiveSchema("acme"), found) is None
-    assert table.schema(ActiveSchema("public"), found) is None
+    assert table.schema(ActiveSchema("acme"), found) == "acme"
+    assert table.schema(ActiveSchema("public"), found) == "public"
     for active in (None, ActiveSchema("billing")):
         with pytest.raises(NoActiveTenant, match=r"schema_context\('public'\) for the shared table"):
             table.schema(active, found)
@@ -180,7 +180,7 @@ def test_a_tenant_of_a_type_without_the_app_has_no_such_table() -> None:
     """A shared table of that name is not taken for its own."""
     found = build({**TYPES, "tenant": {"apps": ["auth"]}, "trial": {"apps": ["notes"]}})
     table = TableName.of("notes_note", "notes")
-    assert table.schema(ActiveSchema("acme", "trial"), found) is None
+    assert table.schema(ActiveSchema("acme", "trial"), found) == "acme"
     with pytest.raises(NoActiveTenant):
         table.schema(ActiveSchema("acme", "tenant"), found)
 

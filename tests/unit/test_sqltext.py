@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from psycopg import pq
 
-from pg_tenants.sqltext import first_words, split
+from pg_tenants.sqltext import split
 
 STATEMENTS = [
     "SELECT 1",
@@ -43,6 +43,10 @@ STATEMENTS = [
     "PREPARE TRANSACTION 'x'",
 ]
 BLANKS = st.sampled_from(["", " ", "\n", "-- a; comment\n", "/* a; /* b; */ */", "\t\r\n"])
+
+
+def first_words(text: bytes) -> list[bytes]:
+    return next((words for _, words in split(text)), [])
 
 
 def parts(text: str) -> list[list[bytes]]:
