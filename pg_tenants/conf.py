@@ -278,7 +278,13 @@ def database(url: str, **options: Any) -> dict[str, Any]:
     """
     scheme = url.partition(":")[0] if "://" in url else ""
     if scheme == "pgserver":
-        name = urlsplit(url).path.strip("/") or "postgres"
+        parts = urlsplit(url)
+        if parts.netloc or parts.query:
+            raise ConfigurationError(
+                f"The database URL {url!r} says more than pgserver:///name can. The server's own name, port and so on "
+                "are in PG_TENANTS['PGSERVER'] or PGSERVER_NAME, PGSERVER_PORT, …"
+            )
+        name = parts.path.strip("/") or "postgres"
         tenants = {**options.pop("tenants", {}), "pgserver": True}
         return {"ENGINE": ENGINE, "NAME": name, "OPTIONS": {**options, "tenants": tenants}}
     if scheme not in ("postgresql", "postgres", "pgsql"):
@@ -288,15 +294,15 @@ def database(url: str, **options: Any) -> dict[str, Any]:
         )
     try:
         # libpq's own words about a bad URL may contain the password, so they stay out of the message.
-        parts: dict[str, Any] = conninfo.conninfo_to_dict("postgresql" + url[len(scheme) :])
+        found: dict[str, Any] = conninfo.conninfo_to_dict("postgresql" + url[len(scheme) :])
     except pg_errors.Error:
-        parts = {}
-    if not parts.get("dbname"):
+        found = {}
+    if not found.get("dbname"):
         raise ConfigurationError(
             "The database URL cannot be read, or names no database. Write postgresql://user:password@host:5432/name, "
             "and percent-encode special characters in the password."
         )
-    entry = {"ENGINE": ENGINE, "NAME": parts.pop("dbname")}
+    entry = {"ENGINE": ENGINE, "NAME": found.pop("dbname")}
     for key in ("user", "password", "host", "port"):
-        entry[key.upper()] = str(parts.pop(key, "") or "")
-    return {**entry, "OPTIONS": {**parts, **options}}
+        entry[key.upper()] = str(found.pop(key, "") or "")
+    return {**entry, "OPTIONS": {**found, **options}}

@@ -61,8 +61,7 @@ class TenantQuerySet(models.QuerySet[Any]):
         for field in ("schema_name", "module"):
             if field in kwargs:
                 raise UnsafeStatement(
-                    f"update({field}=…) would part tenants from their schemas. Rename a schema with "
-                    "pg_tenants.schemas.rename()."
+                    f"update({field}=…) would part tenants from their schemas. It cannot be changed in this way."
                 )
         return super().update(**kwargs)
 

@@ -176,19 +176,11 @@ def registry() -> Registry | None:
 class TableName(str):
     """A model's table name that several modules have, so the model's app decides where it is looked for.
 
-    It equals the plain name, and no other app's table of that name; the quoting of identifiers qualifies it.
+    It equals the plain name; the quoting of identifiers qualifies it. Of two in one query, the second gets an alias.
     """
 
     __slots__ = ("app",)
     app: str
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, str) and str.__eq__(self, other) and self.app == getattr(other, "app", self.app)
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    __hash__ = str.__hash__
 
     @classmethod
     def of(cls, name: str, app: str) -> TableName:

@@ -36,6 +36,8 @@ class Site:
     def __enter__(self) -> Self:
         try:
             self._server = ThreadedWSGIServer((HOST, self._wanted), _QuietHandler)
+        except OverflowError as exc:
+            raise CommandError(f"{self._wanted} is no port. Give a number from 0 to 65535.") from exc
         except OSError as exc:
             if exc.errno != errno.EADDRINUSE:
                 raise

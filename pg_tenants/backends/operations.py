@@ -21,6 +21,8 @@ __all__ = ["TenantOperationsMixin"]
 class TenantOperationsMixin(_Base):
     """Qualifies a table's name by its schema where the search path would find another module's."""
 
+    compiler_module = "pg_tenants.backends.compiler"
+
     def quote_name(self, name: str) -> str:
         """Return the quoted name, qualified where it is a ``TableName`` that the path does not find first.
 

@@ -15,7 +15,7 @@ from pg_tenants.names import validate_schema_name
 
 __all__ = ["ACTIVE", "PROVISIONING", "deprovision", "provision", "validate_tenant_schema"]
 
-PROVISIONING, ACTIVE = "provisioning", "active"
+PROVISIONING, ACTIVE, SUSPENDED = "provisioning", "active", "suspended"
 
 
 def validate_tenant_schema(name: object) -> str:
@@ -30,6 +30,8 @@ def validate_tenant_schema(name: object) -> str:
 
 def provision(tenant: Any, save: Callable[[], None], *, using: str | None = None) -> None:
     """Save a new tenant's row, make its schema, migrate it, and mark the tenant active; or none of it.
+
+    A tenant that is made with the status ``suspended`` stays so.
 
     Args:
         tenant: an instance that is not saved yet.
@@ -53,8 +55,8 @@ def provision(tenant: Any, save: Callable[[], None], *, using: str | None = None
             schemas.create(name, using=module.database)
             target = Target(name, (module,), tenant)
             migrate_target(target, Options(verbosity=0, run_syncdb=True), using=module.database)
-            tenant.status = ACTIVE
-            type(tenant)._base_manager.using(home).filter(pk=tenant.pk).update(status=ACTIVE)
+            tenant.status = SUSPENDED if before[2] == SUSPENDED else ACTIVE
+            type(tenant)._base_manager.using(home).filter(pk=tenant.pk).update(status=tenant.status)
     except BaseException:
         tenant.pk, tenant.module, tenant.status = before
         tenant._state.adding = True

@@ -783,3 +783,11 @@ def test_two_spellings_of_a_domain_are_one(acme: Any) -> None:
         Domain.objects.create(domain="ACME.localhost.", tenant=acme)
     with pytest.raises(ValidationError, match="already exists"):
         Domain(domain="ACME.localhost", tenant=acme).full_clean()
+
+
+def test_a_tenant_that_is_made_suspended_stays_so(open_db: None) -> None:
+    """It has its schema, and is not served."""
+    tenant = Tenant.objects.create(schema_name="later", name="Later", status="suspended")
+    tenant.refresh_from_db()
+    assert tenant.status == "suspended"
+    assert schemas.is_ready("later")

@@ -313,16 +313,13 @@ def rows_are_locked_in_the_right_table() -> None:
 
 @probe
 def the_lock_is_on_the_table_that_was_named() -> None:
-    """And the other one's row can be locked by another session.
-
-    With ``of`` PostgreSQL takes bare names alone, and locks the first table of that name in the query.
-    """
+    """And the other one's row can be locked by another session."""
     from django.db import connection, transaction
 
     _, Stock, *_ = models()
     other = connection.copy()
     try:
-        for named, locked in (("self", "stock"),):
+        for named, locked in (("self", "stock"), ("sold", "shop")):
             with transaction.atomic():
                 Stock.objects.select_related("sold").select_for_update(of=(named,)).get()
                 for schema, pk in (("shop", 100), ("stock", 200)):
