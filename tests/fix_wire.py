@@ -19,8 +19,9 @@ import pytest
 class Wire:
     """Forwards a TCP port and counts round trips.
 
-    A round trip begins when the client sends something after the server has answered. What the client has sent is kept
-    as ``(kind, text)``, such as ``(b"Q", b"SELECT 1")``.
+    A round trip is counted where the client has to wait for the server: at ReadyForQuery, and at CopyInResponse, before
+    which it may not send the rows. What the client has sent is kept as ``(kind, text)``, such as
+    ``(b"Q", b"SELECT 1")``.
     """
 
     target: tuple[str, int]
@@ -54,7 +55,7 @@ class Wire:
         server = socket.create_connection(self.target)
         for end in (client, server):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        from_client, answered = _Messages(startup=True), True
+        from_client, from_server = _Messages(startup=True), _Messages(startup=False)
         with selectors.DefaultSelector() as selector, client, server:
             selector.register(client, selectors.EVENT_READ)
             selector.register(server, selectors.EVENT_READ)
@@ -68,13 +69,11 @@ class Wire:
                         return
                     if key.fileobj is client:
                         self.messages.extend(from_client.feed(data))
-                        self.round_trips += answered
-                        answered = False
                         if self.delay:
                             time.sleep(self.delay / 2)
                         server.sendall(data)
                     else:
-                        answered = True
+                        self.round_trips += sum(kind in (b"Z", b"G") for kind, _ in from_server.feed(data))
                         if self.delay:
                             time.sleep(self.delay / 2)
                         client.sendall(data)
