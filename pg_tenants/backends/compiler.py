@@ -20,11 +20,13 @@ class _ByApp(_Base):
     """Never keeps the form of a ``TableName``. The method has its second name since Django 6.1."""
 
     def quote_name_unless_alias(self, name: str) -> str:
+        """Return the quoted name."""
         if type(name) is TableName:
             return self.connection.ops.quote_name(name)
         return super().quote_name_unless_alias(name)
 
     def quote_name(self, name: str) -> str:
+        """Return the quoted name."""
         if type(name) is TableName:
             return self.connection.ops.quote_name(name)
         quoted: str = super().quote_name(name)

@@ -22,9 +22,9 @@ from psycopg._queries import PostgresClientQuery, PostgresQuery
 from psycopg.client_cursor import ClientCursorMixin
 from psycopg.generators import execute, fetch, send
 
+from pg_tenants.backends.errors import error_of_prefix, mark_if_of_schema, with_own_position
 from pg_tenants.backends.prefix import Prefix, Sending, classify
 from pg_tenants.exceptions import UnsafeStatement
-from pg_tenants.names import MARKER_TABLE
 
 if TYPE_CHECKING:
     from psycopg._cursor_base import BaseCursor
@@ -41,17 +41,14 @@ COMMAND_OK, FATAL_ERROR = pq.ExecStatus.COMMAND_OK, pq.ExecStatus.FATAL_ERROR
 IDLE, INERROR = pq.TransactionStatus.IDLE, pq.TransactionStatus.INERROR
 INTRANS = pq.TransactionStatus.INTRANS
 SERVER_CURSORS = (AsyncServerCursor, ServerCursor)
-POSITION = pq.DiagnosticField.STATEMENT_POSITION
 TIMESTAMPTZ = adapters.types["timestamptz"].oid
 BACKEND_PID = b"SELECT pg_catalog.pg_backend_pid()"
 """Poolers such as PgBouncer make up the process id that they tell the client, so a different answer shows one."""
 
-_OF_SCHEMA = (e.InvalidSchemaName, e.UndefinedTable, e.InsufficientPrivilege)
 _KEEPS_PATH = re.compile(rb"\s*(?:SAVEPOINT|RELEASE)\b", re.IGNORECASE)
 _UNKNOWN = object()
 """The path of a transaction after its savepoint was rolled back to: it is that of the savepoint."""
 
-_LINE = re.compile(r"^LINE (\d+): ", re.MULTILINE)
 # Template strings came with psycopg 3.3; isinstance() of an empty tuple is False.
 _TEMPLATE: Any = getattr(_compat, "Template", ())
 
@@ -155,8 +152,8 @@ class TenantCursorMixin(_Base):
         exc = e.error_from_result(result, encoding=self._encoding)
         if sent.schema is None and isinstance(exc, e.UndefinedTable):
             exc.add_note("No tenant is active: tenants' tables are seen inside tenant_context(tenant) alone.")
-        _mark_if_of_schema(exc, sent)
-        return _with_own_position(exc, result, sent, self._own_text())
+        mark_if_of_schema(exc, sent)
+        return with_own_position(exc, result, sent, self._own_text())
 
     def _own_text(self) -> str:
         return self._query.query.decode(self._encoding, "replace") if self._query else ""
@@ -385,60 +382,6 @@ class _PrefixResult:
 
     def _set_results(self, results: list[PGresult]) -> None:
         pass
-
-
-def error_of_prefix(result: PGresult, prefix: Prefix, encoding: str, own: str | None = None) -> e.Error:
-    """Return the error of a message that the server refused before the user's statement began.
-
-    Where the schema is the cause, the error is marked for ``TenantErrorWrapper``, which says so to the user.
-    """
-    exc = e.error_from_result(result, encoding=encoding)
-    if isinstance(exc, _OF_SCHEMA):
-        vars(exc)["tenant_schema"] = prefix.schema
-    return _with_own_position(exc, result, prefix, own)
-
-
-def _mark_if_of_schema(exc: e.Error, prefix: Prefix) -> None:
-    """Mark an error that says of the active schema itself that it is missing or closed, wherever it arose."""
-    if prefix.schema is None or not isinstance(exc, _OF_SCHEMA):
-        return
-    message = exc.diag.message_primary or ""
-    # A missing table is named as "schema.table"; that one says nothing of the schema.
-    if MARKER_TABLE in message or re.search(rf"(?<!\w){re.escape(prefix.schema)}(?![\w.])", message):
-        vars(exc)["tenant_schema"] = prefix.schema
-
-
-def _with_own_position(exc: e.Error, result: PGresult, prefix: Prefix, own: str | None = None) -> e.Error:
-    """Make an error's position, and the line number in its text, count from the user's own statement."""
-    position = result.error_field(POSITION)
-    if position is None or int(position) <= prefix.characters:
-        return exc
-    place = int(position) - prefix.characters
-    fields: dict[int, bytes | None] = {field: result.error_field(field) for field in pq.DiagnosticField}
-    texts = [_renumber_line(arg) if isinstance(arg, str) else arg for arg in exc.args]
-    if own is not None and prefix.check and place > len(own):
-        # The statement broke off, which the server noticed at the check behind it.
-        place = len(own) + 1
-        primary = (exc.diag.message_primary or "").replace('at or near ";"', "at end of input")
-        fields[pq.DiagnosticField.MESSAGE_PRIMARY] = primary.encode()
-        last = own.split("\n")[-1]
-        lead = f"LINE {own.count(chr(10)) + 1}: "
-        texts = [f"{primary}\n{lead}{last}\n{' ' * (len(lead) + len(last))}^"]
-    fields[POSITION] = str(place).encode()
-    exc._info = fields
-    exc.args = tuple(texts)
-    return exc
-
-
-def _renumber_line(message: str) -> str:
-    """Return libpq's message with the line number of the user's statement, whose prefix is a line of its own."""
-    match = _LINE.search(message)
-    if match is None:
-        return message
-    lost = len(match.group(1)) - len(str(int(match.group(1)) - 1))
-    head, line = message[: match.start()], f"LINE {int(match.group(1)) - 1}: " + message[match.end() :]
-    # The caret's line is indented by the length of "LINE n: ", which is one less where n lost a digit.
-    return head + (line.replace("\n" + " " * lost, "\n", 1) if lost else line)
 
 
 @functools.cache

@@ -1,15 +1,27 @@
-"""Database errors, as the user sees them."""
+"""Database errors, as the user sees them: what is wrong with the schema, and positions in the user's own text."""
 
 from __future__ import annotations
 
+import re
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from django.db.utils import DatabaseErrorWrapper
 from psycopg import errors as e
+from psycopg import pq
 
+from pg_tenants.backends.prefix import Prefix
 from pg_tenants.exceptions import SchemaDoesNotExist, SchemaNotPermitted
+from pg_tenants.names import MARKER_TABLE
 
-__all__ = ["TenantErrorWrapper"]
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
+
+__all__ = ["TenantErrorWrapper", "error_of_prefix", "mark_if_of_schema", "with_own_position"]
+
+POSITION = pq.DiagnosticField.STATEMENT_POSITION
+_OF_SCHEMA = (e.InvalidSchemaName, e.UndefinedTable, e.InsufficientPrivilege)
+_LINE = re.compile(r"^LINE (\d+): ", re.MULTILINE)
 
 
 class TenantErrorWrapper(DatabaseErrorWrapper):
@@ -50,3 +62,57 @@ def _translated(exc: e.Error, schema: str) -> SchemaDoesNotExist | SchemaNotPerm
         "run. A tenant's schema is made by create_tenant, a fixed module's by migrate_schemas, and the schema that an "
         "alias is bound to by migrate."
     )
+
+
+def error_of_prefix(result: PGresult, prefix: Prefix, encoding: str, own: str | None = None) -> e.Error:
+    """Return the error of a message that the server refused before the user's statement began.
+
+    Where the schema is the cause, the error is marked for ``TenantErrorWrapper``, which says so to the user.
+    """
+    exc = e.error_from_result(result, encoding=encoding)
+    if isinstance(exc, _OF_SCHEMA):
+        vars(exc)["tenant_schema"] = prefix.schema
+    return with_own_position(exc, result, prefix, own)
+
+
+def mark_if_of_schema(exc: e.Error, prefix: Prefix) -> None:
+    """Mark an error that says of the active schema itself that it is missing or closed, wherever it arose."""
+    if prefix.schema is None or not isinstance(exc, _OF_SCHEMA):
+        return
+    message = exc.diag.message_primary or ""
+    # A missing table is named as "schema.table"; that one says nothing of the schema.
+    if MARKER_TABLE in message or re.search(rf"(?<!\w){re.escape(prefix.schema)}(?![\w.])", message):
+        vars(exc)["tenant_schema"] = prefix.schema
+
+
+def with_own_position(exc: e.Error, result: PGresult, prefix: Prefix, own: str | None = None) -> e.Error:
+    """Make an error's position, and the line number in its text, count from the user's own statement."""
+    position = result.error_field(POSITION)
+    if position is None or int(position) <= prefix.characters:
+        return exc
+    place = int(position) - prefix.characters
+    fields: dict[int, bytes | None] = {field: result.error_field(field) for field in pq.DiagnosticField}
+    texts = [_renumber_line(arg) if isinstance(arg, str) else arg for arg in exc.args]
+    if own is not None and prefix.check and place > len(own):
+        # The statement broke off, which the server noticed at the check behind it.
+        place = len(own) + 1
+        primary = (exc.diag.message_primary or "").replace('at or near ";"', "at end of input")
+        fields[pq.DiagnosticField.MESSAGE_PRIMARY] = primary.encode()
+        last = own.split("\n")[-1]
+        lead = f"LINE {own.count(chr(10)) + 1}: "
+        texts = [f"{primary}\n{lead}{last}\n{' ' * (len(lead) + len(last))}^"]
+    fields[POSITION] = str(place).encode()
+    exc._info = fields
+    exc.args = tuple(texts)
+    return exc
+
+
+def _renumber_line(message: str) -> str:
+    """Return libpq's message with the line number of the user's statement, whose prefix is a line of its own."""
+    match = _LINE.search(message)
+    if match is None:
+        return message
+    lost = len(match.group(1)) - len(str(int(match.group(1)) - 1))
+    head, line = message[: match.start()], f"LINE {int(match.group(1)) - 1}: " + message[match.end() :]
+    # The caret's line is indented by the length of "LINE n: ", which is one less where n lost a digit.
+    return head + (line.replace("\n" + " " * lost, "\n", 1) if lost else line)
