@@ -17,7 +17,6 @@ from psycopg import AsyncServerCursor, ServerCursor, _compat, adapters, pq
 from psycopg import errors as e
 from psycopg._capabilities import capabilities
 from psycopg._pipeline import BasePipeline  # type: ignore[attr-defined]
-from psycopg._preparing import Prepare
 from psycopg._queries import PostgresClientQuery, PostgresQuery
 from psycopg.client_cursor import ClientCursorMixin
 from psycopg.generators import execute, fetch, send
@@ -45,6 +44,8 @@ TIMESTAMPTZ = adapters.types["timestamptz"].oid
 BACKEND_PID = b"SELECT pg_catalog.pg_backend_pid()"
 """Poolers such as PgBouncer make up the process id that they tell the client, so a different answer shows one."""
 
+_FORGETS = re.compile(rb"(?:DROP|ALTER|ROLLBACK|DISCARD ALL|DEALLOCATE ALL)\b")
+_MAY_COMMIT = re.compile(rb"(?:\s|--[^\n\r]*|/\*.*?\*/)*(?:CALL|DO)\b", re.IGNORECASE | re.DOTALL)
 _KEEPS_PATH = re.compile(rb"\s*(?:SAVEPOINT|RELEASE)\b", re.IGNORECASE)
 _UNKNOWN = object()
 """The path of a transaction after its savepoint was rolled back to: it is that of the savepoint."""
@@ -107,14 +108,6 @@ class TenantCursorMixin(_Base):
         self._sent = prefix
         self._pgconn.send_query(prefix.simple + query.query + prefix.check)
 
-    def _convert_query(self, query: Query, params: Params | None = None) -> PostgresQuery:
-        if not isinstance(self, SERVER_CURSORS) or self.tenant_prefix() is None:
-            return super()._convert_query(query, params)
-        # DECLARE takes its parameters merged into the text, so that it can share a message with the prefix.
-        merged = PostgresClientQuery(self._tx)
-        merged.convert(query, params)
-        return merged
-
     def _wants_binary(self, binary: bool | None) -> bool:
         return self.format == pq.Format.BINARY if binary is None else binary
 
@@ -126,10 +119,10 @@ class TenantCursorMixin(_Base):
 
     def _set_results(self, results: list[PGresult]) -> None:
         prepared = self._conn._prepared
-        if prepared._names and self._conn._pipeline is None:
-            # Psycopg forgets its prepared statements after DISCARD ALL and the like, but looks only at statements that
-            # it has not counted yet.
-            prepared._should_discard(Prepare.NO, results)
+        # Psycopg forgets its prepared statements after some of these, but looks only at statements that it has not
+        # counted yet.
+        if prepared._names and any(_FORGETS.match(result.command_status or b"") for result in results):
+            prepared.clear()
         super()._set_results(self._own(results))
 
     def _own(self, results: list[PGresult]) -> list[PGresult]:
@@ -160,6 +153,25 @@ class TenantCursorMixin(_Base):
 
     # -- the ways of sending ------------------------------------------------------------------------------------------
 
+    def _convert_query(self, query: Query, params: Params | None = None) -> PostgresQuery:
+        """Merge the parameters into the text where the statement has to share a message with its prefix.
+
+        DECLARE has to. CALL has to as well: PostgreSQL 15 lets a procedure commit in a pipeline, and runs its rest
+        without the path.
+        """
+        if isinstance(self, ClientCursorMixin) or params is None or self.tenant_prefix() is None:
+            return super()._convert_query(query, params)
+        if not isinstance(self, SERVER_CURSORS):
+            given: Any = query
+            text = given.encode() if isinstance(given, str) else given
+            if not isinstance(text, bytes):
+                text = super()._convert_query(query, params).query
+            if not _MAY_COMMIT.match(text):
+                return super()._convert_query(query, params)
+        merged = PostgresClientQuery(self._tx)
+        merged.convert(query, params)
+        return merged
+
     def _maybe_prepare_gen(
         self, pgq: PostgresQuery, *, prepare: bool | None = None, binary: bool | None = None
     ) -> PQGen[None]:
@@ -167,7 +179,8 @@ class TenantCursorMixin(_Base):
             yield from self._queue_gen(pgq, self._prefix_for(pgq.query), prepare, binary)
             return
         # Without parameters, and unless asked to, nothing is prepared: the simple protocol is as fast and takes all.
-        extended = pgq.params or prepare or self._wants_binary(binary)
+        merged = isinstance(pgq, PostgresClientQuery)
+        extended = (pgq.params and not merged) or prepare or self._wants_binary(binary)
         pipelined = None
         try:
             if extended and not isinstance(self, ClientCursorMixin):
@@ -188,6 +201,11 @@ class TenantCursorMixin(_Base):
         self, pgq: PostgresQuery, prefix: Prefix | None, prepare: bool | None, binary: bool | None
     ) -> PQGen[None]:
         """Put a statement into the pipeline that is open, behind its prefix."""
+        if prefix is not None and _MAY_COMMIT.match(pgq.query) and self._conn.autocommit:
+            raise UnsafeStatement(
+                "CALL and DO cannot be sent in a pipeline, which executemany() uses: a procedure that commits would "
+                "run its rest without the tenant. Send each by execute(), or inside transaction.atomic()."
+            )
         # The rows of executemany() follow each other in one transaction, so the first one's prefix serves all.
         if prefix is not None and (self._execmany_returning is None or self._queued != prefix.suffix):
             self._queued = prefix.suffix

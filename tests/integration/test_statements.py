@@ -183,7 +183,10 @@ def test_a_procedure_that_commits_with_bound_parameters(make_alias: Any, acme: A
             "CREATE PROCEDURE two(word text) LANGUAGE plpgsql AS $$ BEGIN INSERT INTO notes_tag (name) VALUES (word); "
             "COMMIT; INSERT INTO notes_tag (name) VALUES (word || '2'); END $$"
         )
-        cursor.execute("CALL two(%s)", ["one"])
+        cursor.execute(" /* first */ CALL two(%s)", ["one"])
+        for unsafe in (bound, connection):
+            with unsafe.cursor() as other, pytest.raises(UnsafeStatement, match="in a pipeline"):
+                other.executemany("CALL two(%s)", [["a"], ["b"]])
         assert sorted(Tag.objects.values_list("name", flat=True)) == ["one", "one2"]
 
 
