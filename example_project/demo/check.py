@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import http.client
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -76,6 +77,8 @@ def check(site: Site, tenants: list[Tenant], say: Callable[[str], None]) -> None
     Raises:
         CheckFailed: a page is not as it should be, or shows another tenant's row.
     """
+    # The unknown host that is asked for is no news.
+    logging.getLogger("django.request").setLevel(logging.ERROR)
     companies = {company["label"]: company for company in read_companies()}
     browsers = {tenant.schema_name: Browser(f"{tenant.schema_name}.localhost", site.port) for tenant in tenants}
     written = {tenant.schema_name: f"Checked by the demo at {tenant.name}" for tenant in tenants}
