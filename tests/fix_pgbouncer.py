@@ -16,6 +16,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.fix_alias import default_alias
+
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
 
 
@@ -91,24 +93,6 @@ def pgbouncer_factory(server_params: dict[str, Any]) -> Iterator[Callable[..., P
 @pytest.fixture
 def through_pgbouncer(open_db: None, pgbouncer_factory: Callable[..., PgBouncer]) -> Iterator[PgBouncer]:
     """Lead Django's default alias through PgBouncer in transaction mode, with two server connections."""
-    from django.db import connections
-
     bouncer = pgbouncer_factory()
-    connection = connections["default"]
-    before = dict(connection.settings_dict)
-    connection.close()
-    connection.settings_dict.update(
-        {
-            "HOST": "127.0.0.1",
-            "PORT": str(bouncer.port),
-            "USER": str(bouncer.params["user"]),
-            "PASSWORD": str(bouncer.params["password"]),
-            "OPTIONS": {},
-        }
-    )
-    try:
+    with default_alias(bouncer.params, bouncer.port):
         yield bouncer
-    finally:
-        connections.close_all()
-        connection.settings_dict.clear()
-        connection.settings_dict.update(before)

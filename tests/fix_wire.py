@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import selectors
 import socket
 import struct
@@ -13,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+
+from tests.fix_alias import default_alias
 
 
 @dataclass
@@ -105,27 +106,8 @@ class _Messages:
 @pytest.fixture
 def wire(open_db: None, server_params: dict[str, Any]) -> Iterator[Wire]:
     """Put a counting proxy between Django's default alias and the server."""
-    from django.db import connections
-
     proxy = Wire((str(server_params["host"]), int(server_params["port"])))
-    connection = connections["default"]
-    before = dict(connection.settings_dict)
-    connection.close()
-    connection.settings_dict.update(
-        {
-            "HOST": "127.0.0.1",
-            "PORT": str(proxy.port),
-            "USER": str(server_params["user"]),
-            "PASSWORD": str(server_params["password"]),
-            # Encryption would hide the messages.
-            "OPTIONS": {"sslmode": "disable", "gssencmode": "disable"},
-        }
-    )
-    try:
+    # Encryption would hide the messages.
+    with default_alias(server_params, proxy.port, sslmode="disable", gssencmode="disable"):
         yield proxy
-    finally:
-        connection.close()
-        connection.settings_dict.clear()
-        connection.settings_dict.update(before)
-        with contextlib.suppress(OSError):
-            proxy.close()
+    proxy.close()
