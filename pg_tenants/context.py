@@ -44,33 +44,35 @@ class ActiveSchema:
     tenant: Any = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class _Entry:
-    """One link: what is active, the entry around it, and the context that made it."""
+    """One link: what is active, the entry around it, and the context that made it. It is never changed."""
 
-    active: ActiveSchema | None
-    outer: _Entry | None
-    owner: object
+    __slots__ = ("active", "outer", "owner", "schema_name")
+
+    def __init__(self, active: ActiveSchema | None, outer: _Entry | None, owner: object):
+        self.active, self.outer, self.owner = active, outer, owner
+        self.schema_name = None if active is None else active.schema_name
 
 
-_current: ContextVar[_Entry | None] = ContextVar("pg_tenants_active_schema", default=None)
+current: ContextVar[_Entry | None] = ContextVar("pg_tenants_active_schema", default=None)
+"""The innermost entry. Cursors read it for each statement; everything else asks the functions below."""
 
 
 def active() -> ActiveSchema | None:
     """Return what is active here, or None."""
-    entry = _current.get()
+    entry = current.get()
     return None if entry is None else entry.active
 
 
 def current_schema() -> str | None:
     """Return the name of the active schema, or None."""
-    entry = _current.get()
-    return None if entry is None or entry.active is None else entry.active.schema_name
+    entry = current.get()
+    return None if entry is None else entry.schema_name
 
 
 def current_tenant() -> Any:
     """Return the active tenant, or None where none is active or a schema was named without its tenant."""
-    entry = _current.get()
+    entry = current.get()
     return None if entry is None or entry.active is None else entry.active.tenant
 
 
@@ -82,13 +84,13 @@ class ActiveContext:
         self._value = value
 
     def __enter__(self) -> Any:
-        _current.set(_Entry(self.target, _current.get(), self))
+        current.set(_Entry(self.target, current.get(), self))
         return self._value
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        entry, above = _current.get(), list[_Entry]()
+        entry, above = current.get(), list[_Entry]()
         while entry is not None and entry.owner is not self:
             above.append(entry)
             entry = entry.outer
@@ -100,7 +102,7 @@ class ActiveContext:
         remaining = entry.outer
         for later in reversed(above):
             remaining = _Entry(later.active, remaining, later.owner)
-        _current.set(remaining)
+        current.set(remaining)
 
     async def __aenter__(self) -> Any:
         return self.__enter__()
@@ -260,8 +262,8 @@ def bind(function: F) -> F:
 
 
 def _replace(target: ActiveSchema | None) -> None:
-    entry = _current.get()
-    _current.set(_Entry(target, None, None) if entry is None else _Entry(target, entry.outer, entry.owner))
+    entry = current.get()
+    current.set(_Entry(target, None, None) if entry is None else _Entry(target, entry.outer, entry.owner))
 
 
 def _target(schema_name: object, module: str | None) -> ActiveSchema:

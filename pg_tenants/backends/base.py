@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import psycopg
 from django.db.backends.base.base import NO_DB_ALIAS
+from django.core.signals import setting_changed
+from django.dispatch import receiver
 from django.utils.functional import cached_property
 
 from pg_tenants import conf
 from pg_tenants.backends.cursor import BACKEND_PID, attach
 from pg_tenants.backends.errors import TenantErrorWrapper
 from pg_tenants.backends.prefix import Prefix, build_prefix, quote
-from pg_tenants.context import active, bind
+from pg_tenants.context import bind, current_schema
 from pg_tenants.modules import registry
 from pg_tenants.names import MARKER_TABLE, physical_name
 
@@ -29,6 +32,7 @@ __all__ = ["TenantDatabaseWrapperMixin"]
 
 _PREFIXES_KEPT = 4096
 _ACTIVE, _EXTENSIONS = "active", "extensions"
+_wrappers: WeakSet[TenantDatabaseWrapperMixin] = WeakSet()
 
 
 class TenantDatabaseWrapperMixin(_Base):
@@ -37,11 +41,11 @@ class TenantDatabaseWrapperMixin(_Base):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._options: tuple[object, conf.AliasOptions] | None = None
-        self._prefixes: dict[tuple[str | None, str | None], Prefix] = {}
-        self._prefixes_for: object = None
+        self.prefixes: dict[str | None, Prefix] = {}
         self._narrowed: str | None = None
         self._pooled: tuple[object, bool] | None = None
         self.qualifies_own_tables = False
+        _wrappers.add(self)
 
     @property
     def tenant_options(self) -> conf.AliasOptions:
@@ -49,7 +53,7 @@ class TenantDatabaseWrapperMixin(_Base):
         raw = self.settings_dict["OPTIONS"].get("tenants")
         if self._options is None or self._options[0] is not raw:
             self._options = (raw, conf.alias_options(raw, self.alias))
-            self._prefixes.clear()
+            self.prefixes.clear()
         return self._options[1]
 
     @property
@@ -60,26 +64,26 @@ class TenantDatabaseWrapperMixin(_Base):
     # -- the path -----------------------------------------------------------------------------------------------------
 
     def statement_prefix(self) -> Prefix | None:
-        """Return what goes before a statement sent now; None where the alias has no schema to choose."""
+        """Return what goes before a statement sent now; None where the alias has no schema to choose.
+
+        It is kept in ``prefixes`` by the name of the active schema, where cursors look first.
+        """
         if self.alias == NO_DB_ALIAS:
             return None
+        named = current_schema()
         options = self.tenant_options
-        config = conf.get()
         if options.schema is not None:
             schema: str | None = options.schema
-        elif config is None:
+        elif conf.get() is None:
             return None
         else:
-            target = active()
-            schema = None if target is None else target.schema_name
-        if self._prefixes_for is not config or len(self._prefixes) > _PREFIXES_KEPT:
-            self._prefixes.clear()
-            self._prefixes_for = config
-        key = (schema, self._narrowed)
-        prefix = self._prefixes.get(key)
+            schema = named
+        proved = None if schema is None or self._narrowed == _EXTENSIONS else self.physical_schema(schema)
+        prefix = self.prefixes.get(named)
         if prefix is None:
-            proved = None if schema is None or self._narrowed == _EXTENSIONS else self.physical_schema(schema)
-            prefix = self._prefixes[key] = build_prefix(self.search_path(schema), proved)
+            if len(self.prefixes) > _PREFIXES_KEPT:
+                self.prefixes.clear()
+            prefix = self.prefixes[named] = build_prefix(self.search_path(schema), proved)
         return prefix
 
     def search_path(self, schema: str | None) -> list[str]:
@@ -111,11 +115,12 @@ class TenantDatabaseWrapperMixin(_Base):
 
     @contextmanager
     def _narrow(self, to: str) -> Iterator[None]:
-        before, self._narrowed = self._narrowed, to
+        before = self._narrowed, self.prefixes
+        self._narrowed, self.prefixes = to, {}
         try:
             yield
         finally:
-            self._narrowed = before
+            self._narrowed, self.prefixes = before
 
     @cached_property
     def wrap_database_errors(self) -> TenantErrorWrapper:
@@ -141,19 +146,28 @@ class TenantDatabaseWrapperMixin(_Base):
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Connect, and say what to do where that fails."""
         try:
-            return super().get_new_connection(conn_params)
+            connection: Any = super().get_new_connection(conn_params)
         except psycopg.OperationalError as exc:
             hint = connection_hint(exc, self.settings_dict, self.alias)
             raise type(exc)(f"{exc}\n{hint}").with_traceback(exc.__traceback__) from exc.__cause__
+        # What the prefix of the open transaction's last statement was: it tells when the transaction moves to another
+        # schema, and nothing else.
+        connection.tenant_path = None
+        return connection
 
     def connect(self) -> None:
-        """Connect; receivers of ``connection_created`` see the extensions' schema alone, whatever is active."""
+        """Connect, by the OPTIONS of this moment; receivers of ``connection_created`` see the extensions' schema alone, whatever is active."""
+        self.prefixes.clear()
         with self.extensions_schema_only():
             super().connect()
 
     def create_cursor(self, name: str | None = None) -> Any:
         """Return Django's cursor, made to ask for the prefix whenever it sends a statement."""
-        return attach(super().create_cursor(name), self.statement_prefix, lambda: self.tenant_options.pooler)
+        return attach(super().create_cursor(name), self)
+
+    def told_of_pooler(self) -> bool | None:
+        """Return what ``OPTIONS["tenants"]["pooler"]`` says; None for nothing."""
+        return self.tenant_options.pooler
 
     def chunked_cursor(self) -> Any:
         """Return a server-side cursor, or a plain one where a pooler may give it to somebody else's transaction."""
@@ -199,6 +213,13 @@ class TenantDatabaseWrapperMixin(_Base):
                 pid = cursor.execute(BACKEND_PID).fetchone()[0]
             self._pooled = (connection, pid != connection.pgconn.backend_pid)
         return self._pooled[1]
+
+
+@receiver(setting_changed)
+def _forget_prefixes(setting: str, **kwargs: Any) -> None:
+    if setting in ("PG_TENANTS", "INSTALLED_APPS"):
+        for wrapper in list(_wrappers):
+            wrapper.prefixes.clear()
 
 
 def connection_hint(exc: psycopg.OperationalError, settings: dict[str, Any], alias: str) -> str:

@@ -23,7 +23,9 @@ class _ByApp(_Base):
         """Return the quoted name."""
         if type(name) is TableName:
             return self.connection.ops.quote_name(name)
-        return super().quote_name_unless_alias(name)
+        # Django looks here as well, later.
+        quoted: str | None = self.quote_cache.get(name)
+        return super().quote_name_unless_alias(name) if quoted is None else quoted
 
     def quote_name(self, name: str) -> str:
         """Return the quoted name."""

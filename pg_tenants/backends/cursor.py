@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
 from psycopg import AsyncServerCursor, ServerCursor, _compat, adapters, pq
 from psycopg import errors as e
@@ -22,7 +22,8 @@ from psycopg.client_cursor import ClientCursorMixin
 from psycopg.generators import execute, fetch, send
 
 from pg_tenants.backends.errors import error_of_prefix, mark_if_of_schema, with_own_position
-from pg_tenants.backends.prefix import Prefix, Sending, classify
+from pg_tenants.backends.prefix import PLAIN, Prefix, Sending, classify
+from pg_tenants.context import current
 from pg_tenants.exceptions import UnsafeStatement
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ TIMESTAMPTZ = adapters.types["timestamptz"].oid
 BACKEND_PID = b"SELECT pg_catalog.pg_backend_pid()"
 """Poolers such as PgBouncer make up the process id that they tell the client, so a different answer shows one."""
 
+# As a number: bytes looks for one several times faster than for bytes.
+SEMICOLON = ord(";")
+
 _FORGETS = re.compile(rb"(?:DROP|ALTER|ROLLBACK|DISCARD ALL|DEALLOCATE ALL)\b")
 _MAY_COMMIT = re.compile(rb"(?:\s|--[^\n\r]*|/\*.*?\*/)*(?:CALL|DO)\b", re.IGNORECASE | re.DOTALL)
 _KEEPS_PATH = re.compile(rb"\s*(?:SAVEPOINT|RELEASE)\b", re.IGNORECASE)
@@ -54,48 +58,72 @@ _UNKNOWN = object()
 _TEMPLATE: Any = getattr(_compat, "Template", ())
 
 
+class Source(Protocol):
+    """What a cursor asks when it sends a statement: our database wrapper."""
+
+    prefixes: dict[str | None, Prefix]
+    """The prefixes made so far, by the name of the active schema."""
+
+    def statement_prefix(self) -> Prefix | None:
+        """Return what goes before a statement sent now; None for nothing."""
+
+    def told_of_pooler(self) -> bool | None:
+        """Return whether the connection leads through a pooler, None where nobody has said."""
+
+
 class TenantCursorMixin(_Base):
     """Mixed in front of a psycopg cursor class by ``attach``.
 
-    Attributes:
-        tenant_prefix: returns the prefix of the moment, None for none; asked when a statement is sent.
-        tenant_pooler: tells whether the connection leads through a pooler; None where that is to be found out.
+    Its attributes are the class's until something is different: that is what most cursors never change.
     """
 
-    if TYPE_CHECKING:
-        tenant_prefix: Callable[[], Prefix | None]
-        tenant_pooler: Callable[[], bool | None]
-        _sent: Prefix | None  # the prefix in the message that was sent last
-        _queued: bytes | None  # which prefix executemany() has put into the pipeline
-        _declared: Prefix | None  # the prefix that a server-side cursor was declared with
-        _prefixed: bool  # the prefix is taken care of already
-        _unchecked: bool  # the statement cannot have a check behind it
+    tenant_source: Source
+    _merges = True
+    """Parameters are merged into the text by the client."""
+    _sent: Prefix | None = None
+    """The prefix in the message that was sent last."""
+    _queued: bytes | None = None
+    """Which prefix executemany() has put into the pipeline."""
+    _prefixed = False
+    """The prefix is taken care of already."""
+    _unchecked = False
+    """The statement cannot have a check behind it."""
 
     def _prefix_for(self, query: bytes) -> Prefix | None:
         """Return what goes before a statement that is sent now, and remember it for the rest of the transaction."""
-        prefix = self.tenant_prefix()
+        entry = current.get()
+        prefix = self.tenant_source.prefixes.get(None if entry is None else entry.schema_name)
         if prefix is None:
-            return None
+            prefix = self.tenant_source.statement_prefix()
+            if prefix is None:
+                return None
         conn: Any = self._conn
-        sending = classify(query, self._pgconn.transaction_status == INERROR)
-        if sending is Sending.BARE:
-            if not _KEEPS_PATH.match(query):
-                conn.tenant_path = _UNKNOWN
-            return None
-        before, conn.tenant_path = conn.tenant_path, prefix
-        chosen = prefix if before is None or before is prefix else prefix.moving or prefix
-        return chosen if sending is Sending.CHECKED else replace(chosen, check=b"")
+        status = self._pgconn.transaction_status
+        checked = True
+        if status == INERROR or SEMICOLON in query or not query.startswith(PLAIN):
+            sending = classify(query, status == INERROR)
+            if sending is Sending.BARE:
+                if not _KEEPS_PATH.match(query):
+                    conn.tenant_path = _UNKNOWN
+                return None
+            checked = sending is Sending.CHECKED
+        before = conn.tenant_path
+        if before is not prefix:
+            conn.tenant_path = prefix
+            if before is not None and prefix.moving is not None:
+                prefix = prefix.moving
+        return prefix if checked else replace(prefix, check=b"")
 
     def _start_query(self, query: Query | None = None) -> PQGen[None]:
+        self._sent = self._queued = None
         if self._pgconn.transaction_status == IDLE:
-            conn: Any = self._conn
-            conn.tenant_path = None
-        yield from super()._start_query(query)
+            cast(Any, self._conn).tenant_path = None
+        return super()._start_query(query)
 
     def _execute_send(self, query: PostgresQuery, *, force_extended: bool = False, binary: bool | None = None) -> None:
         prefix = None if self._prefixed else self._prefix_for(query.query)
         if prefix is None:
-            if isinstance(query, PostgresClientQuery) and not isinstance(self, ClientCursorMixin):
+            if isinstance(query, PostgresClientQuery) and not self._merges:
                 query.params = None  # They are in the text; DECLARE in a transaction that has failed comes here.
             super()._execute_send(query, force_extended=force_extended, binary=binary)
             return
@@ -104,26 +132,33 @@ class TenantCursorMixin(_Base):
             raise UnsafeStatement("A statement whose parameters the server binds needs a pipeline to carry its tenant.")
         if self._unchecked and prefix.check:
             prefix = replace(prefix, check=b"")
+        self._send_message(query, prefix)
+
+    def _send_message(self, query: PostgresQuery, prefix: Prefix) -> None:
         self._query = query
         self._sent = prefix
         self._pgconn.send_query(prefix.simple + query.query + prefix.check)
 
+    def _merged(self, query: Query, params: Params | None) -> PostgresClientQuery:
+        merged = PostgresClientQuery(self._tx)
+        merged.convert(query, params)
+        return merged
+
     def _wants_binary(self, binary: bool | None) -> bool:
         return self.format == pq.Format.BINARY if binary is None else binary
-
-    def _reset(self, reset_query: bool = True) -> None:
-        super()._reset(reset_query)
-        self._sent = self._queued = None
 
     # -- what the server says -----------------------------------------------------------------------------------------
 
     def _set_results(self, results: list[PGresult]) -> None:
-        prepared = self._conn._prepared
+        if self._conn._prepared._names:
+            self._forget_prepared(results)
+        super()._set_results(self._own(results))
+
+    def _forget_prepared(self, results: list[PGresult]) -> None:
         # Psycopg forgets its prepared statements after some of these, but looks only at statements that it has not
         # counted yet.
-        if prepared._names and any(_FORGETS.match(result.command_status or b"") for result in results):
-            prepared.clear()
-        super()._set_results(self._own(results))
+        if any(_FORGETS.match(result.command_status or b"") for result in results):
+            self._conn._prepared.clear()
 
     def _own(self, results: list[PGresult]) -> list[PGresult]:
         """Return the results of the user's statements among those of a message."""
@@ -153,49 +188,48 @@ class TenantCursorMixin(_Base):
 
     # -- the ways of sending ------------------------------------------------------------------------------------------
 
-    def _convert_query(self, query: Query, params: Params | None = None) -> PostgresQuery:
-        """Merge the parameters into the text where the statement has to share a message with its prefix.
+    def _execute_gen(
+        self, query: Query, params: Params | None = None, *, prepare: bool | None = None, binary: bool | None = None
+    ) -> PQGen[None]:
+        """Psycopg's own; a statement that goes in one message takes a shorter way, without what prepares statements."""
+        conn: Any = self._conn
+        if not self._merges or conn._pipeline is not None or self._wants_binary(binary):
+            yield from super()._execute_gen(query, params, prepare=prepare, binary=binary)
+            return
+        yield from self._start_query(query)
+        pgq = self._convert_query(query, params)
+        prefix = self._prefix_for(pgq.query)
+        if prefix is None:
+            yield from super()._maybe_prepare_gen(pgq, binary=binary)
+        else:
+            yield from self._message_gen(pgq, prefix)
+        self._last_query = query
 
-        DECLARE has to. CALL has to as well: PostgreSQL 15 lets a procedure commit in a pipeline, and runs its rest
-        without the path.
-        """
-        if isinstance(self, ClientCursorMixin) or params is None or self.tenant_prefix() is None:
-            return super()._convert_query(query, params)
-        if not isinstance(self, SERVER_CURSORS):
-            given: Any = query
-            text = given.encode() if isinstance(given, str) else given
-            if not isinstance(text, bytes):
-                text = super()._convert_query(query, params).query
-            if not _MAY_COMMIT.match(text):
-                return super()._convert_query(query, params)
-        merged = PostgresClientQuery(self._tx)
-        merged.convert(query, params)
-        return merged
+    def _message_gen(self, pgq: PostgresQuery, prefix: Prefix) -> PQGen[None]:
+        """Send a statement in one message with its prefix and its check."""
+        self._send_message(pgq, prefix)
+        results = yield from execute(self._pgconn)
+        # Whatever fails is the last result; behind a statement that went well, that is the check's.
+        if not prefix.check or not results or results[-1].status != COMMAND_OK:
+            try:
+                self._check_results(results)
+            except (e.ActiveSqlTransaction, e.InvalidTransactionTermination) as exc:
+                if not self._may_go_alone():
+                    raise
+                yield from self._alone_gen(pgq, prefix, exc)
+                return
+        self._set_results(results)
 
     def _maybe_prepare_gen(
         self, pgq: PostgresQuery, *, prepare: bool | None = None, binary: bool | None = None
     ) -> PQGen[None]:
-        if self._conn._pipeline is not None:
-            yield from self._queue_gen(pgq, self._prefix_for(pgq.query), prepare, binary)
-            return
-        # Without parameters, and unless asked to, nothing is prepared: the simple protocol is as fast and takes all.
-        merged = isinstance(pgq, PostgresClientQuery)
-        extended = (pgq.params and not merged) or prepare or self._wants_binary(binary)
-        pipelined = None
-        try:
-            if extended and not isinstance(self, ClientCursorMixin):
-                pipelined = self._prefix_for(pgq.query)
-            if pipelined is not None:
-                yield from self._pipeline_gen(pgq, pipelined, prepare, binary)
-            else:
-                yield from super()._maybe_prepare_gen(
-                    pgq, prepare=prepare if extended or self.tenant_prefix() is None else False, binary=binary
-                )
-        except (e.ActiveSqlTransaction, e.InvalidTransactionTermination) as exc:
-            sent = pipelined or self._sent
-            if sent is None or not self._conn.autocommit or self._pgconn.transaction_status != IDLE:
-                raise
-            yield from self._alone_gen(pgq, sent, exc, binary)
+        if self._conn._pipeline is None:
+            return super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+        return self._queue_gen(pgq, self._prefix_for(pgq.query), prepare, binary)
+
+    def _may_go_alone(self) -> bool:
+        """Whether a statement that was refused in company may be sent again by itself: nothing has happened yet."""
+        return self._conn.autocommit and self._pgconn.transaction_status == IDLE
 
     def _queue_gen(
         self, pgq: PostgresQuery, prefix: Prefix | None, prepare: bool | None, binary: bool | None
@@ -231,7 +265,7 @@ class TenantCursorMixin(_Base):
     def _executemany_gen_pipeline(self, query: Query, params_seq: Iterable[Params], returning: bool) -> PQGen[None]:
         yield from super()._executemany_gen_pipeline(query, params_seq, returning)
         # What went into the pipeline was one statement in one transaction, so one check is enough.
-        if self._queued is not None and (prefix := self.tenant_prefix()) is not None:
+        if self._queued is not None and (prefix := self.tenant_source.statement_prefix()) is not None:
             self._queue_parts(prefix, prefix.pipeline_check)
 
     def _send_prepare(self, name: bytes, query: PostgresQuery) -> None:
@@ -243,6 +277,16 @@ class TenantCursorMixin(_Base):
         self, pgq: PostgresQuery, prefix: Prefix, prepare: bool | None, binary: bool | None
     ) -> PQGen[None]:
         """Send a statement whose parameters the server binds, or a prepared one, in a pipeline of its own."""
+        try:
+            yield from self._own_pipeline_gen(pgq, prefix, prepare, binary)
+        except (e.ActiveSqlTransaction, e.InvalidTransactionTermination) as exc:
+            if not self._may_go_alone():
+                raise
+            yield from self._alone_gen(pgq, prefix, exc, binary)
+
+    def _own_pipeline_gen(
+        self, pgq: PostgresQuery, prefix: Prefix, prepare: bool | None, binary: bool | None
+    ) -> PQGen[None]:
         conn: Any = self._conn
         pipeline = conn._pipeline = BasePipeline(conn)
         failure: BaseException | None = None
@@ -259,7 +303,7 @@ class TenantCursorMixin(_Base):
             pipeline._exit(failure)
             conn._pipeline = None
 
-    def _alone_gen(self, pgq: PostgresQuery, prefix: Prefix, refused: e.Error, binary: bool | None) -> PQGen[None]:
+    def _alone_gen(self, pgq: PostgresQuery, prefix: Prefix, refused: e.Error, binary: bool | None = None) -> PQGen[None]:
         """Send a statement that PostgreSQL refuses in company: path on the session, the statement, path off."""
         if (yield from self._pooled_gen()):
             raise UnsafeStatement(
@@ -270,6 +314,7 @@ class TenantCursorMixin(_Base):
         try:
             yield from self._session_gen(prefix.enter, prefix)
             self._prefixed = True
+            self._sent = None
             self._reset()
             yield from super()._maybe_prepare_gen(pgq, prepare=False, binary=binary)
         finally:
@@ -278,7 +323,7 @@ class TenantCursorMixin(_Base):
                 yield from self._session_gen(prefix.leave, prefix)
 
     def _pooled_gen(self) -> PQGen[bool]:
-        told = self.tenant_pooler()
+        told = self.tenant_source.told_of_pooler()
         if told is not None:
             return told
         self._pgconn.send_query(BACKEND_PID)
@@ -297,9 +342,7 @@ class TenantCursorMixin(_Base):
             raise e.NotSupportedError("COPY cannot be used in pipeline mode")
         yield from self._start_query()
         if params or isinstance(statement, _TEMPLATE):
-            merged = PostgresClientQuery(self._tx)
-            merged.convert(statement, params)
-            statement = merged.query
+            statement = self._merged(statement, params).query
         self._unchecked = True
         try:
             self._execute_send(self._convert_query(statement), binary=False)
@@ -319,8 +362,7 @@ class TenantCursorMixin(_Base):
         self, query: Query, params: Params | None = None, *, binary: bool | None = None, size: int
     ) -> PQGen[None]:
         yield from self._start_query(query)
-        merged = PostgresClientQuery(self._tx)
-        merged.convert(query, params)
+        merged = self._merged(query, params)
         # Its rows are handed out before a check behind it could fail, and so are those of COPY.
         prefix = self._prefix_for(merged.query)
         if prefix is None:
@@ -345,6 +387,62 @@ class TenantCursorMixin(_Base):
             yield from self._skip_prefix_gen(self._sent)
         return (yield from super()._stream_fetchone_gen(first))
 
+    def _skip_prefix_gen(self, sent: Prefix) -> PQGen[None]:
+        for _ in range(sent.results):
+            result = yield from fetch(self._pgconn)
+            if result is not None and result.status == FATAL_ERROR:
+                raise error_of_prefix(result, sent, self._encoding)
+
+
+class _ServerBindingMixin(TenantCursorMixin):
+    """For cursors that let the server bind parameters."""
+
+    _merges = False
+
+    def _convert_query(self, query: Query, params: Params | None = None) -> PostgresQuery:
+        """Merge the parameters of CALL and DO: PostgreSQL 15 lets a procedure commit in a pipeline.
+
+        It runs the rest of the procedure without the path.
+        """
+        if params is None or self.tenant_source.statement_prefix() is None:
+            return super()._convert_query(query, params)
+        given: Any = query
+        text = given.encode() if isinstance(given, str) else given
+        if not isinstance(text, bytes):
+            text = super()._convert_query(query, params).query
+        if not _MAY_COMMIT.match(text):
+            return super()._convert_query(query, params)
+        return self._merged(query, params)
+
+    def _maybe_prepare_gen(
+        self, pgq: PostgresQuery, *, prepare: bool | None = None, binary: bool | None = None
+    ) -> PQGen[None]:
+        if self._conn._pipeline is not None:
+            return super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+        # Without parameters, and unless asked to, nothing is prepared: the simple protocol is as fast and takes all.
+        merged = isinstance(pgq, PostgresClientQuery)
+        extended = prepare or self._wants_binary(binary) or (pgq.params and not merged)
+        prefix = self._prefix_for(pgq.query)
+        if prefix is None:
+            # What goes bare is not prepared either, unless asked to.
+            prepare = prepare if extended or self.tenant_source.statement_prefix() is None else False
+            return super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+        return self._pipeline_gen(pgq, prefix, prepare, binary) if extended else self._message_gen(pgq, prefix)
+
+
+class _ServerCursorMixin(TenantCursorMixin):
+    """For cursors that are declared on the server."""
+
+    _merges = False
+    _declared: Prefix | None = None
+    """The prefix that the cursor was declared with."""
+
+    def _convert_query(self, query: Query, params: Params | None = None) -> PostgresQuery:
+        """Merge the parameters of DECLARE, which shares a message with its prefix."""
+        if params is None or self.tenant_source.statement_prefix() is None:
+            return super()._convert_query(query, params)
+        return self._merged(query, params)
+
     def _declare_gen(self, query: Query, params: Params | None = None, binary: bool | None = None) -> PQGen[None]:
         cursor: Any = super()
         yield from cursor._declare_gen(query, params, binary)
@@ -359,12 +457,6 @@ class TenantCursorMixin(_Base):
             conn.tenant_path = declared
         cursor: Any = super()
         return cast("list[Any]", (yield from cursor._fetch_gen(num)))
-
-    def _skip_prefix_gen(self, sent: Prefix) -> PQGen[None]:
-        for _ in range(sent.results):
-            result = yield from fetch(self._pgconn)
-            if result is not None and result.status == FATAL_ERROR:
-                raise error_of_prefix(result, sent, self._encoding)
 
 
 class _PrepareResult:
@@ -404,30 +496,26 @@ class _PrefixResult:
 
 @functools.cache
 def _tenant_class(base: Any) -> Any:
-    return type(f"Tenant{base.__name__}", (TenantCursorMixin, base), {"__module__": __name__})
+    mixin = TenantCursorMixin
+    if issubclass(base, SERVER_CURSORS):
+        mixin = _ServerCursorMixin
+    elif not issubclass(base, ClientCursorMixin):
+        mixin = _ServerBindingMixin
+    return type(f"Tenant{base.__name__}", (mixin, base), {"__module__": __name__})
 
 
-def attach(cursor: Any, prefix: Callable[[], Prefix | None], pooler: Callable[[], bool | None]) -> Any:
+def attach(cursor: Any, source: Source) -> Any:
     """Turn a psycopg cursor that Django made into one whose statements carry their tenant, and return it.
 
     This is done to the cursor, not by ``cursor_factory``: cursors that Django or the pool make for their own use, in
     threads without a tenant, stay as they are.
     """
-    if hasattr(cursor, "__dict__"):
-        cls: Any = type(cursor)
-        cursor.__class__ = _tenant_class(cls)
-    else:
+    try:
+        cursor.__class__ = _tenant_class(cursor.__class__)
+    except TypeError:
         # Psycopg's own classes have slots alone, so theirs cannot be changed.
         cursor = _made_anew(cursor)
-    cursor.tenant_prefix = prefix
-    cursor.tenant_pooler = pooler
-    cursor._sent = cursor._queued = None
-    cursor._declared = None
-    cursor._prefixed = cursor._unchecked = False
-    if not hasattr(cursor._conn, "tenant_path"):
-        # What the prefix of the open transaction's last statement was: it tells when the transaction moves to another
-        # schema, and nothing else.
-        cursor._conn.tenant_path = None
+    cursor.tenant_source = source
     return cursor
 
 

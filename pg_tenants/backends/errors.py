@@ -34,6 +34,8 @@ class TenantErrorWrapper(DatabaseErrorWrapper):
         traceback: TracebackType | None,
     ) -> None:
         """Raise what the user is to see."""
+        if exc_value is None:
+            return
         # A pipeline that failed tells so of each later part; the cause is the error before.
         while isinstance(exc_value, e.PipelineAborted) and isinstance(exc_value.__context__, e.Error):
             exc_value = exc_value.__context__

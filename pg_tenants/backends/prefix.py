@@ -20,7 +20,7 @@ from pg_tenants.exceptions import UnsafeStatement
 from pg_tenants.names import MARKER_TABLE
 from pg_tenants.sqltext import split
 
-__all__ = ["Prefix", "Sending", "advisory_key", "build_prefix", "classify", "quote"]
+__all__ = ["PLAIN", "Prefix", "Sending", "advisory_key", "build_prefix", "classify", "quote"]
 
 
 def quote(name: str) -> str:
@@ -147,8 +147,9 @@ class Sending(enum.Enum):
     BARE = enum.auto()
 
 
-_FIRST_WORD = re.compile(rb"\s*([A-Za-z]*)")
-_PLAIN = frozenset({b"SELECT", b"INSERT", b"UPDATE", b"DELETE", b"WITH", b"select", b"insert", b"update", b"delete"})
+_BEGINSPLAIN = re.compile(rb"\s*(?:SELECT|INSERT|UPDATE|DELETE|WITH)\b", re.IGNORECASE)
+PLAIN = (b"SELECT", b"INSERT", b"UPDATE", b"DELETE")
+"""How most statements begin; one of these without a semicolon is ``CHECKED``, unless its transaction has failed."""
 _CONTROL = frozenset({b"savepoint", b"release", b"rollback", b"begin", b"start", b"commit", b"end", b"abort"})
 _ENDING = ([b"commit"], [b"end"], [b"abort"], [b"rollback"])
 _MAY_CONTROL = re.compile(rb"\b(?:commit|end|abort|rollback|prepare)\b", re.IGNORECASE)
@@ -164,11 +165,10 @@ def classify(query: bytes, in_error: bool) -> Sending:
     Raises:
         UnsafeStatement: the message is a script, part of which would run without its tenant.
     """
-    semicolon = query.find(b";")
-    word = _FIRST_WORD.match(query)
-    simple_start = word is not None and word.group(1) in _PLAIN
-    if simple_start and not in_error and (semicolon < 0 or not _MAY_CONTROL.search(query, semicolon)):
-        return Sending.CHECKED
+    if not in_error and (query[:6] in PLAIN or _BEGINSPLAIN.match(query)):
+        semicolon = query.find(b";")
+        if semicolon < 0 or not _MAY_CONTROL.search(query, semicolon):
+            return Sending.CHECKED
     statements = list(split(query))
     if len(statements) > 1:
         ends = _refuse_unsafe_script([words for _, words in statements], in_error)
