@@ -19,7 +19,7 @@ from pg_tenants.exceptions import ConfigurationError, NoActiveTenant
 if TYPE_CHECKING:
     from django.db.models import Model
 
-__all__ = ["Module", "Registry", "TableName", "mark_ambiguous_tables", "registry"]
+__all__ = ["Module", "Registry", "TableName", "has_ambiguous_tables", "mark_ambiguous_tables", "registry"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +241,11 @@ def mark_ambiguous_tables(models: Iterable[type[Model]] | None = None) -> list[t
                 marked.append(model)
     _ambiguous = frozenset(str(model._meta.db_table) for model in marked)
     return marked
+
+
+def has_ambiguous_tables() -> bool:
+    """Return whether any table was marked."""
+    return bool(_ambiguous)
 
 
 @receiver(class_prepared)

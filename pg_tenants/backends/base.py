@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import psycopg
-from django.db.backends.base.base import NO_DB_ALIAS
 from django.core.signals import setting_changed
+from django.db.backends.base.base import NO_DB_ALIAS
 from django.dispatch import receiver
 from django.utils.functional import cached_property
 
 from pg_tenants import conf
 from pg_tenants.backends.cursor import BACKEND_PID, attach
-from pg_tenants.backends.errors import TenantErrorWrapper
+from pg_tenants.backends.errors import TenantCursorWrapper, TenantErrorWrapper
 from pg_tenants.backends.prefix import Prefix, build_prefix, quote
 from pg_tenants.context import bind, current_schema
 from pg_tenants.modules import registry
@@ -156,7 +156,10 @@ class TenantDatabaseWrapperMixin(_Base):
         return connection
 
     def connect(self) -> None:
-        """Connect, by the OPTIONS of this moment; receivers of ``connection_created`` see the extensions' schema alone, whatever is active."""
+        """Connect, by the OPTIONS of this moment.
+
+        Receivers of ``connection_created`` see the extensions' schema alone, whatever is active.
+        """
         self.prefixes.clear()
         with self.extensions_schema_only():
             super().connect()
@@ -164,6 +167,10 @@ class TenantDatabaseWrapperMixin(_Base):
     def create_cursor(self, name: str | None = None) -> Any:
         """Return Django's cursor, made to ask for the prefix whenever it sends a statement."""
         return attach(super().create_cursor(name), self)
+
+    def make_cursor(self, cursor: Any) -> TenantCursorWrapper:
+        """Return what Django's code works with."""
+        return TenantCursorWrapper(cursor, self)
 
     def told_of_pooler(self) -> bool | None:
         """Return what ``OPTIONS["tenants"]["pooler"]`` says; None for nothing."""

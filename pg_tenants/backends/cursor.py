@@ -132,11 +132,7 @@ class TenantCursorMixin(_Base):
             raise UnsafeStatement("A statement whose parameters the server binds needs a pipeline to carry its tenant.")
         if self._unchecked and prefix.check:
             prefix = replace(prefix, check=b"")
-        self._send_message(query, prefix)
-
-    def _send_message(self, query: PostgresQuery, prefix: Prefix) -> None:
-        self._query = query
-        self._sent = prefix
+        self._query, self._sent = query, prefix
         self._pgconn.send_query(prefix.simple + query.query + prefix.check)
 
     def _merged(self, query: Query, params: Params | None) -> PostgresClientQuery:
@@ -193,21 +189,19 @@ class TenantCursorMixin(_Base):
     ) -> PQGen[None]:
         """Psycopg's own; a statement that goes in one message takes a shorter way, without what prepares statements."""
         conn: Any = self._conn
-        if not self._merges or conn._pipeline is not None or self._wants_binary(binary):
+        if not self._merges or binary or self.format or conn._pipeline is not None:
             yield from super()._execute_gen(query, params, prepare=prepare, binary=binary)
             return
         yield from self._start_query(query)
         pgq = self._convert_query(query, params)
         prefix = self._prefix_for(pgq.query)
-        if prefix is None:
-            yield from super()._maybe_prepare_gen(pgq, binary=binary)
-        else:
-            yield from self._message_gen(pgq, prefix)
+        yield from super()._maybe_prepare_gen(pgq) if prefix is None else self._message_gen(pgq, prefix)
         self._last_query = query
 
     def _message_gen(self, pgq: PostgresQuery, prefix: Prefix) -> PQGen[None]:
         """Send a statement in one message with its prefix and its check."""
-        self._send_message(pgq, prefix)
+        self._query, self._sent = pgq, prefix
+        self._pgconn.send_query(prefix.simple + pgq.query + prefix.check)
         results = yield from execute(self._pgconn)
         # Whatever fails is the last result; behind a statement that went well, that is the check's.
         if not prefix.check or not results or results[-1].status != COMMAND_OK:
@@ -218,7 +212,9 @@ class TenantCursorMixin(_Base):
                     raise
                 yield from self._alone_gen(pgq, prefix, exc)
                 return
-        self._set_results(results)
+        if self._conn._prepared._names:
+            self._forget_prepared(results)
+        super()._set_results(results[prefix.results : -1 if prefix.check else None])
 
     def _maybe_prepare_gen(
         self, pgq: PostgresQuery, *, prepare: bool | None = None, binary: bool | None = None
@@ -303,7 +299,9 @@ class TenantCursorMixin(_Base):
             pipeline._exit(failure)
             conn._pipeline = None
 
-    def _alone_gen(self, pgq: PostgresQuery, prefix: Prefix, refused: e.Error, binary: bool | None = None) -> PQGen[None]:
+    def _alone_gen(
+        self, pgq: PostgresQuery, prefix: Prefix, refused: e.Error, binary: bool | None = None
+    ) -> PQGen[None]:
         """Send a statement that PostgreSQL refuses in company: path on the session, the statement, path off."""
         if (yield from self._pooled_gen()):
             raise UnsafeStatement(

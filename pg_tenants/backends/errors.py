@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from django.db.backends.utils import CursorWrapper
 from django.db.utils import DatabaseErrorWrapper
 from psycopg import errors as e
 from psycopg import pq
@@ -17,7 +18,7 @@ from pg_tenants.names import MARKER_TABLE
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
-__all__ = ["TenantErrorWrapper", "error_of_prefix", "mark_if_of_schema", "with_own_position"]
+__all__ = ["TenantCursorWrapper", "TenantErrorWrapper", "error_of_prefix", "mark_if_of_schema", "with_own_position"]
 
 POSITION = pq.DiagnosticField.STATEMENT_POSITION
 _OF_SCHEMA = (e.InvalidSchemaName, e.UndefinedTable, e.InsufficientPrivilege)
@@ -50,6 +51,34 @@ class TenantErrorWrapper(DatabaseErrorWrapper):
             for note in getattr(exc_value, "__notes__", ()):
                 translated.add_note(note)
             raise
+
+
+class TenantCursorWrapper(CursorWrapper):
+    """Django's wrapper, which fetches without a detour.
+
+    Django looks ``fetchmany`` up anew for each call and wraps it each time; here it is a method. That gives back a part
+    of the time that the prefix takes.
+    """
+
+    def fetchone(self) -> Any:
+        """Return the next row, or None."""
+        try:
+            return self.cursor.fetchone()
+        except BaseException as exc:
+            self.db.wrap_database_errors.__exit__(type(exc), exc, exc.__traceback__)
+            raise
+
+    def fetchmany(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the next rows."""
+        try:
+            return self.cursor.fetchmany(*args, **kwargs)
+        except BaseException as exc:
+            self.db.wrap_database_errors.__exit__(type(exc), exc, exc.__traceback__)
+            raise
+
+    def close(self) -> None:
+        """Close the cursor."""
+        self.cursor.close()
 
 
 def _translated(exc: e.Error, schema: str) -> SchemaDoesNotExist | SchemaNotPermitted:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pg_tenants.backends import compiler
 from pg_tenants.backends.prefix import quote
 from pg_tenants.context import active
-from pg_tenants.modules import TableName, registry
+from pg_tenants.modules import TableName, has_ambiguous_tables, registry
 
 if TYPE_CHECKING:
     from django.db.backends.postgresql.operations import DatabaseOperations
@@ -21,7 +22,9 @@ __all__ = ["TenantOperationsMixin"]
 class TenantOperationsMixin(_Base):
     """Qualifies a table's name by its schema where the search path would find another module's."""
 
-    compiler_module = "pg_tenants.backends.compiler"
+    def compiler(self, compiler_name: str) -> type[Any]:
+        """Return Django's compiler, or ours where the project has a ``TableName``."""
+        return getattr(compiler, compiler_name) if has_ambiguous_tables() else super().compiler(compiler_name)
 
     def quote_name(self, name: str) -> str:
         """Return the quoted name, qualified where it is a ``TableName`` that the path does not find first.
