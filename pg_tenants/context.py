@@ -12,9 +12,8 @@ import functools
 import inspect
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction
 
@@ -35,8 +34,7 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, slots=True)
-class ActiveSchema:
+class ActiveSchema(NamedTuple):
     """What is active: the schema's name, its module where that is known, and the tenant where there is one."""
 
     schema_name: str
@@ -90,7 +88,11 @@ class ActiveContext:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        entry, above = current.get(), list[_Entry]()
+        entry = current.get()
+        if entry is not None and entry.owner is self:
+            current.set(entry.outer)
+            return
+        above = list[_Entry]()
         while entry is not None and entry.owner is not self:
             above.append(entry)
             entry = entry.outer
@@ -215,7 +217,8 @@ class schema_context(ActiveContext):  # noqa: N801
     """
 
     def __init__(self, schema_name: str, *, module: str | None = None):
-        super().__init__(_target(schema_name, module), schema_name)
+        self.target = _target(schema_name, module)
+        self._value = schema_name
 
 
 class tenant_context(ActiveContext):  # noqa: N801
