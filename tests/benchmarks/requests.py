@@ -117,7 +117,7 @@ def main() -> None:
     for delay in options.delays:
         systems = [start(name, where, delay / 1e3, bool(delay)) for name in names]
         try:
-            measure(systems, options.rounds if not delay else max(5, options.rounds // 4), 60)
+            measure(systems, options.rounds if not delay else max(5, options.rounds // 2), 60)
             print(f"\nPostgreSQL {version}, {f'{delay:g} ms more per round trip' if delay else 'loopback'};", end=" ")
             print("ratios to plain Django" + (", round trips of a request in brackets" if delay else ""), end="\n\n")
             report(systems, bool(delay))
