@@ -115,12 +115,11 @@ class TenantDatabaseWrapperMixin(_Base):
 
     @contextmanager
     def _narrow(self, to: str) -> Iterator[None]:
-        before = self._narrowed, self.prefixes
-        self._narrowed, self.prefixes = to, {}
+        before, self._narrowed, self.prefixes = self._narrowed, to, {}
         try:
             yield
         finally:
-            self._narrowed, self.prefixes = before
+            self._narrowed, self.prefixes = before, {}
 
     @cached_property
     def wrap_database_errors(self) -> TenantErrorWrapper:

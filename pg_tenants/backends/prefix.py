@@ -93,6 +93,11 @@ class Prefix:
     moving: Prefix | None
 
 
+_VERSION = "pg_tenants.schema_version"
+_CHANGED = "changed_meanwhile"
+"""What the check of a pipeline calls a schema that was changed and brought back; the server finds none of that name."""
+
+
 def build_prefix(path: Sequence[str], schema: str | None) -> Prefix:
     """Return the prefix for a search path.
 
@@ -106,7 +111,14 @@ def build_prefix(path: Sequence[str], schema: str | None) -> Prefix:
     lock = f" LOCK TABLE ONLY {marker} IN ACCESS SHARE MODE;" if marker else ""
     # LOCK is refused in the implicit transaction of a pipeline by PostgreSQL 15; a scan takes the same lock.
     scan = f"EXISTS (SELECT FROM ONLY {marker} WHERE false)" if marker else ""
-    proof = f", {scan}" if marker else ""
+    # The statements of a pipeline are further apart than those of a message, so a schema might be renamed or closed and
+    # brought back unseen between the scans. Its row in pg_namespace has another xmin then.
+    name = "'" + (schema or "").replace("'", "''") + "'"
+    version = f"(SELECT xmin::text FROM pg_catalog.pg_namespace WHERE nspname = {name})"
+    noted = f"pg_catalog.set_config('{_VERSION}', {version}, true)"
+    same = f"{version} = pg_catalog.current_setting('{_VERSION}')"
+    compared = f"(CASE WHEN {same} THEN 'pg_catalog' ELSE '{_CHANGED}' END)::pg_catalog.regnamespace"
+    proof = f", {noted}, {scan}" if marker else ""
     simple = f"SET LOCAL search_path = {search_path};{lock}\n"
     key = advisory_key(schema or "")
     plain = Prefix(
@@ -117,7 +129,7 @@ def build_prefix(path: Sequence[str], schema: str | None) -> Prefix:
         check=f"\n;{lock[:-1]}".encode() if marker else b"",
         characters=len(simple),
         pipeline=(f"SELECT pg_catalog.set_config('search_path', {literal}, true){proof}".encode(),),
-        pipeline_check=(f"SELECT {scan}".encode(),) if marker else (),
+        pipeline_check=(f"SELECT {scan}, {compared}".encode(),) if marker else (),
         suffix=f" /* {hashlib.sha256(search_path.encode()).hexdigest()[:20]} */".encode(),
         enter=f"SELECT pg_catalog.pg_advisory_lock_shared({key}); SET search_path = {search_path};{lock}".encode(),
         leave=f"RESET search_path; SELECT pg_catalog.pg_advisory_unlock_shared({key})".encode(),

@@ -1,6 +1,8 @@
 """Statements run while their schema is dropped, renamed, or closed to the role: their own data or an error.
 
-A table of the same name in ``public`` is the bait. ``PG_TENANTS_TRIES`` sets how many statements are tried at each.
+A table of the same name in ``public`` is the bait. ``PG_TENANTS_TRIES`` sets how many statements are tried at each;
+``PG_TENANTS_PAUSE`` how many seconds another program keeps a schema renamed or closed. One that is away for less time
+than a statement takes is the known gap of docs/explanation/mechanism.md.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pg_tenants import schema_context, schemas
 from pg_tenants.exceptions import SchemaDoesNotExist, SchemaNotPermitted
 
 TRIES = int(os.environ.get("PG_TENANTS_TRIES", "1500"))
+PAUSE = float(os.environ.get("PG_TENANTS_PAUSE", "0.001"))
 READ = "SELECT owner FROM victim_row"
 
 
@@ -64,13 +67,13 @@ def renamed(raw: Any) -> None:
 
 def renamed_by_others(raw: Any) -> None:
     raw.execute("ALTER SCHEMA victim RENAME TO elsewhere")
-    time.sleep(0.01)
+    time.sleep(PAUSE)
     raw.execute("ALTER SCHEMA elsewhere RENAME TO victim")
 
 
 def closed(raw: Any) -> None:
     raw.execute("REVOKE USAGE ON SCHEMA victim FROM reader")
-    time.sleep(0.01)
+    time.sleep(PAUSE)
     raw.execute("GRANT USAGE ON SCHEMA victim TO reader")
 
 
