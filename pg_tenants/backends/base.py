@@ -30,7 +30,7 @@ else:
 
 __all__ = ["TenantDatabaseWrapperMixin"]
 
-_PREFIXES_KEPT = 4096
+_PREFIXES_KEPT = 1024
 _ACTIVE, _EXTENSIONS = "active", "extensions"
 _wrappers: WeakSet[TenantDatabaseWrapperMixin] = WeakSet()
 

@@ -22,7 +22,7 @@ from psycopg.client_cursor import ClientCursorMixin
 from psycopg.generators import execute, fetch, send
 
 from pg_tenants.backends.errors import error_of_prefix, mark_if_of_schema, with_own_position
-from pg_tenants.backends.prefix import PLAIN, Prefix, Sending, classify
+from pg_tenants.backends.prefix import PLAIN, Prefix, Sending, classify, moving
 from pg_tenants.context import current
 from pg_tenants.exceptions import UnsafeStatement
 
@@ -110,8 +110,8 @@ class TenantCursorMixin(_Base):
         before = conn.tenant_path
         if before is not prefix:
             conn.tenant_path = prefix
-            if before is not None and prefix.moving is not None:
-                prefix = prefix.moving
+            if before is not None:
+                prefix = moving(prefix)
         return prefix if checked else replace(prefix, check=b"")
 
     def _start_query(self, query: Query | None = None) -> PQGen[None]:
@@ -450,7 +450,7 @@ class _ServerCursorMixin(TenantCursorMixin):
         # Functions that the query calls look names up when the rows are made, which is now.
         declared, conn = self._declared, cast(Any, self._conn)
         if declared is not None and conn.tenant_path is not declared and self._pgconn.transaction_status == INTRANS:
-            prefix = declared if conn.tenant_path is None else declared.moving or declared
+            prefix = declared if conn.tenant_path is None else moving(declared)
             yield from self._session_gen(prefix.simple, prefix)
             conn.tenant_path = declared
         cursor: Any = super()

@@ -37,7 +37,9 @@ def advisory_key(schema: str) -> int:
 # Constraint triggers of users that wait for the end of the transaction look names up on the path of that moment, so
 # they fire before the path moves to another schema. PostgreSQL's own, such as those of foreign keys, need no path and
 # stay deferred. Which tables were written is read from this session's locks: there is no list of waiting triggers.
-_FIRE_PENDING = """DO $pg_tenants$
+# In one line: an error's line number is that in the message, less one for the prefix.
+_FIRE_PENDING = b" ".join(
+    b"""DO $pg_tenants$
 DECLARE
     waiting record;
 BEGIN
@@ -59,7 +61,8 @@ BEGIN
         END IF;
     END LOOP;
 END
-$pg_tenants$"""
+$pg_tenants$""".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,6 @@ class Prefix:
         suffix: a comment that makes prepared statements of different schemas differ.
         enter: makes the path the session's, for a statement that must be sent alone.
         leave: takes that back.
-        moving: the same for a transaction that comes from another path: what waits there fires first. None in that one.
     """
 
     schema: str | None
@@ -90,7 +92,6 @@ class Prefix:
     suffix: bytes
     enter: bytes
     leave: bytes
-    moving: Prefix | None
 
 
 _VERSION = "pg_tenants.schema_version"
@@ -114,14 +115,14 @@ def build_prefix(path: Sequence[str], schema: str | None) -> Prefix:
     # The statements of a pipeline are further apart than those of a message, so a schema might be renamed or closed and
     # brought back unseen between the scans. Its row in pg_namespace has another xmin then.
     name = "'" + (schema or "").replace("'", "''") + "'"
-    version = f"(SELECT xmin::text FROM pg_catalog.pg_namespace WHERE nspname = {name})"
+    version = f"(SELECT xmin::text FROM pg_catalog.pg_namespace WHERE nspname = {name})"  # noqa: S608  # quoted above
     noted = f"pg_catalog.set_config('{_VERSION}', {version}, true)"
     same = f"{version} = pg_catalog.current_setting('{_VERSION}')"
     compared = f"(CASE WHEN {same} THEN 'pg_catalog' ELSE '{_CHANGED}' END)::pg_catalog.regnamespace"
     proof = f", {noted}, {scan}" if marker else ""
     simple = f"SET LOCAL search_path = {search_path};{lock}\n"
     key = advisory_key(schema or "")
-    plain = Prefix(
+    return Prefix(
         schema=schema,
         simple=simple.encode(),
         results=2 if marker else 1,
@@ -133,18 +134,18 @@ def build_prefix(path: Sequence[str], schema: str | None) -> Prefix:
         suffix=f" /* {hashlib.sha256(search_path.encode()).hexdigest()[:20]} */".encode(),
         enter=f"SELECT pg_catalog.pg_advisory_lock_shared({key}); SET search_path = {search_path};{lock}".encode(),
         leave=f"RESET search_path; SELECT pg_catalog.pg_advisory_unlock_shared({key})".encode(),
-        moving=None,
     )
-    # In one line: an error's line number is that in the message, less one for the prefix.
-    fire = " ".join(_FIRE_PENDING.split())
-    moving = replace(
-        plain,
-        simple=f"{fire}; {simple}".encode(),
-        results=plain.results + 1,
-        characters=len(fire) + 2 + len(simple),
-        pipeline=(fire.encode(), *plain.pipeline),
+
+
+def moving(prefix: Prefix) -> Prefix:
+    """Return the prefix for a transaction that comes from another path: what waits there fires first."""
+    return replace(
+        prefix,
+        simple=_FIRE_PENDING + b"; " + prefix.simple,
+        results=prefix.results + 1,
+        characters=len(_FIRE_PENDING) + 2 + prefix.characters,
+        pipeline=(_FIRE_PENDING, *prefix.pipeline),
     )
-    return replace(plain, moving=moving)
 
 
 class Sending(enum.Enum):

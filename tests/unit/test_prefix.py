@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pg_tenants.backends.prefix import Sending, advisory_key, build_prefix, classify, quote
+from pg_tenants.backends.prefix import Sending, advisory_key, build_prefix, classify, moving, quote
 from pg_tenants.exceptions import UnsafeStatement
 from pg_tenants.names import MARKER_TABLE
 from pg_tenants.sqltext import split
@@ -182,8 +182,7 @@ def test_the_parts_of_a_prefix_are_what_they_say(path: list[str], proved: bool) 
     """The statements before the user's, their number, their length; and a suffix that is a comment and no more."""
     prefix = build_prefix(path, path[0] if proved else None)
     assert prefix.results == (2 if proved else 1)
-    assert prefix.moving is not None
-    for each in (prefix, prefix.moving):
+    for each in (prefix, moving(prefix)):
         assert len(list(split(each.simple))) == each.results
         assert each.characters == len(each.simple.decode())
         assert each.simple.endswith(b"\n")
