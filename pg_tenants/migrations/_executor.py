@@ -25,14 +25,31 @@ Key = tuple[str, str]
 class ModuleLoader(MigrationLoader):
     """Django's loader, which takes the migrations of other modules' apps as applied.
 
+    Args:
+        connection: where to read what is applied; None for nowhere.
+        apps: labels of the module's apps.
+        history: what is applied, where that is known already.
+
     Attributes:
         recorded: what the schema itself has recorded, of the module's own apps.
     """
 
-    def __init__(self, connection: BaseDatabaseWrapper | None, apps: Collection[str]):
+    def __init__(
+        self, connection: BaseDatabaseWrapper | None, apps: Collection[str], history: Collection[Key] | None = None
+    ):
         self.own_apps = frozenset(apps)
         self.recorded: dict[Key, Any] = {}
+        self._history = history
         super().__init__(connection)
+
+    @property
+    def applied_migrations(self) -> Any:
+        """Return what is applied. Without a connection, Django's loader takes nothing for applied: then the history."""
+        return self._applied
+
+    @applied_migrations.setter
+    def applied_migrations(self, value: Any) -> None:
+        self._applied = dict.fromkeys(self._history) if value == {} and self._history else value
 
     def build_graph(self) -> None:
         """Build the graph from disk and from what the schema has recorded."""
@@ -70,7 +87,7 @@ class ModuleExecutor(MigrationExecutor):
         connection: the connection to migrate on.
         apps: labels of the module's apps.
         progress_callback: as Django's executor has it.
-        blank: plan for a schema where nothing is applied, without asking the database.
+        history: what the schema has recorded; None to ask the database.
     """
 
     loader: ModuleLoader
@@ -81,11 +98,11 @@ class ModuleExecutor(MigrationExecutor):
         apps: Collection[str],
         progress_callback: Callable[..., None] | None = None,
         *,
-        blank: bool = False,
+        history: Collection[Key] | None = None,
     ):
         # Not super().__init__(), which would make Django's own loader.
         self.connection = connection
-        self.loader = ModuleLoader(None if blank else connection, apps)
+        self.loader = ModuleLoader(connection if history is None else None, apps, history)
         self.recorder = MigrationRecorder(connection)
         self.progress_callback = progress_callback
 

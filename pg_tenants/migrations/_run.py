@@ -23,6 +23,7 @@ from pg_tenants.conf import nearest
 from pg_tenants.context import ActiveContext
 from pg_tenants.exceptions import ConfigurationError, MigrationFailed
 from pg_tenants.migrations._executor import Key, ModuleExecutor, ModuleLoader
+from pg_tenants.migrations._history import History, read_histories
 from pg_tenants.migrations._report import Report, SchemaResult
 from pg_tenants.migrations._targets import Target, choose, fixed_targets, required_registry, tenant_targets
 from pg_tenants.schemas import tenant_connection
@@ -151,17 +152,24 @@ def prepare_database(using: str, fixed: Sequence[Target]) -> None:
 def _run_all(
     targets: Sequence[Target], options: Options, using: str, report: Report, progress: Progress | None
 ) -> None:
-    for target in targets:
-        if options.app_label and options.app_label not in target.apps and not target.problem:
-            continue
+    chosen = [target for target in targets if target.problem or options.app_label in (None, *target.apps)]
+    histories = read_histories([target.schema for target in chosen if not target.problem], using=using)
+    pending: dict[tuple[frozenset[str], History], list[str] | Exception] = {}
+    for target in chosen:
         result = SchemaResult(target.schema, target.module_names)
         report.results.append(result)
         started = time.monotonic()
         try:
             if target.problem:
                 raise target.problem
-            with _turn(target.schema, using, options):
-                result.applied = migrate_target(target, options, using=using, progress=progress)
+            known = _known_plan(target, histories.get(target.schema), options, using, pending)
+            if known is None or (known and not options.plan):
+                with _turn(target.schema, using, options):
+                    result.applied = migrate_target(target, options, using=using, progress=progress)
+            else:
+                result.applied = list(known)
+                if progress:
+                    progress("done", target, "")
         except _WrongOptions:
             raise
         except Exception as exc:  # noqa: BLE001  # whatever a migration raises is this schema's result
@@ -169,6 +177,44 @@ def _run_all(
             if progress:
                 progress("failed", target, str(exc))
         result.seconds = time.monotonic() - started
+
+
+def _known_plan(
+    target: Target,
+    history: History | None,
+    options: Options,
+    using: str,
+    known: dict[tuple[frozenset[str], History], list[str] | Exception],
+) -> list[str] | None:
+    """Return what is to be run in a schema, from its history alone; None where the schema has to be looked at.
+
+    Schemas with the same apps and the same history have the same plan, which is made once.
+    """
+    if history is None or options.run_syncdb:
+        return None
+    key = (target.apps, history)
+    if key not in known:
+        try:
+            _, plan = _planned(ModuleExecutor(tenant_connection(using), target.apps, history=history), options)
+            known[key] = _names(plan)
+        except _WrongOptions:
+            raise
+        except Exception as exc:  # noqa: BLE001  # that of each schema with this history
+            known[key] = exc
+    found = known[key]
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _planned(executor: ModuleExecutor, options: Options) -> tuple[list[Any], Plan]:
+    executor.loader.check_consistent_history(executor.connection)
+    goals = _goals(executor, options)
+    return goals, executor.migration_plan(goals)
+
+
+def _names(plan: Plan) -> list[str]:
+    return [("-" if backwards else "") + f"{m.app_label}.{m.name}" for m, backwards in plan]
 
 
 def migrate_target(
@@ -187,11 +233,9 @@ def migrate_target(
     # Nothing is made for a plan, so a schema may still be missing; then it is taken for an empty one.
     blank = options.plan and not schemas.is_ready(target.schema, using=using)
     with ActiveContext(target.active):
-        executor = ModuleExecutor(connection, target.apps, _callback(target, progress), blank=blank)
-        executor.loader.check_consistent_history(connection)
-        goals = _goals(executor, options)
-        plan = executor.migration_plan(goals)
-        names = [("-" if backwards else "") + f"{m.app_label}.{m.name}" for m, backwards in plan]
+        executor = ModuleExecutor(connection, target.apps, _callback(target, progress), history=() if blank else None)
+        goals, plan = _planned(executor, options)
+        names = _names(plan)
         if options.plan:
             return names
         if progress:
