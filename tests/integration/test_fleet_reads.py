@@ -37,7 +37,8 @@ def add(raw: Any, count: int, start: int = 0) -> list[str]:
     with connection.cursor() as cursor:
         cursor.execute(
             f"INSERT INTO customers_tenant (schema_name, {', '.join(columns)})"
-            f" SELECT new, {', '.join(columns)} FROM customers_tenant, unnest(%s::text[]) AS new WHERE schema_name = 'acme'",
+            f" SELECT new, {', '.join(columns)} FROM customers_tenant, unnest(%s::text[]) AS new"
+            " WHERE schema_name = 'acme'",
             [names],
         )
     return names
