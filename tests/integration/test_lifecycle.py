@@ -555,7 +555,7 @@ def test_overridden_settings_reach_what_uses_them(acme: Any) -> None:
 
     wrapper = connections["default"]
     with tenant_context(acme):
-        assert "billing" in wrapper.search_path("acme")[1]
+        assert any("billing" in name for name in wrapper.search_path("acme"))
         modules = {name: entry for name, entry in project.PG_TENANTS["MODULES"].items() if name != "billing"}
         with override_settings(PG_TENANTS={**project.PG_TENANTS, "MODULES": modules, "EXTENSIONS_SCHEMA": "more"}):
             assert wrapper.search_path("acme")[-1] == "more"
