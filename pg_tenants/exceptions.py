@@ -13,6 +13,7 @@ __all__ = [
     "MigrationFailed",
     "NoActiveTenant",
     "PgTenantsError",
+    "RowInUse",
     "SchemaDoesNotExist",
     "SchemaExists",
     "SchemaNotPermitted",
@@ -49,6 +50,10 @@ class SchemaNotPermitted(PgTenantsError, ProgrammingError):
 
 class SchemaExists(PgTenantsError, IntegrityError):
     """A schema of this name is there already."""
+
+
+class RowInUse(PgTenantsError, IntegrityError):
+    """A row cannot be deleted, or its key changed: a table in another schema refers to it."""
 
 
 class TenantInUse(PgTenantsError, ProgrammingError):
