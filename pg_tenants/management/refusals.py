@@ -79,7 +79,8 @@ def refuse_absent(labels: Iterable[str], using: str, command: str) -> None:
         names = ", ".join(repr(module.name) for module in homes)
         where = "while no tenant is active" if (target := active()) is None else f"in the schema {target.schema_name!r}"
         fixed = next((module for module in homes if module.is_fixed), None)
-        remedy = f"without tenant_command, or --database {homes[0].database}" if fixed else _in_tenants(command)
+        elsewhere = f" and with --database {fixed.database}" if fixed and fixed.database != using else ""
+        remedy = f"without a tenant{elsewhere}" if fixed else _in_tenants(command)
         raise CommandError(f"The app {label!r} has no tables {where}: it is in {names}. Run it {remedy}.")
 
 
@@ -103,7 +104,8 @@ def _execute(command: BaseCommand, /, *args: Any, **options: Any) -> Any:
             raise
         what = str(exc).partition("\n")[0]
         raise CommandError(
-            f"No tenant is active, and {what}. For tenants' tables, run it {_in_tenants(name)}."
+            f"{what}, and no tenant is active. For tenants' tables run it {_in_tenants(name)}; for fixed modules' "
+            "tables run migrate_schemas first."
         ) from exc
 
 

@@ -36,8 +36,10 @@ class Command(BaseCommand):
             help="In this tenant, or this fixed module's schema; repeatable.",
         )
         which.add_argument("--all", action="store_true", help="In all active tenants.")
-        parser.add_argument("command_name", metavar="command", help="The command to run.")
-        parser.add_argument("arguments", nargs=argparse.REMAINDER, help="Its arguments.")
+        # One positional: of two, argparse would give a "--" behind the command's name to the first, and drop it.
+        parser.add_argument(
+            "arguments", nargs=argparse.PARSER, metavar="command", help="The command to run, and its arguments."
+        )
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Run from the command line; ``--traceback`` behind the command means this one too, which prints the error."""
@@ -45,20 +47,21 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the command; a tenant where it fails does not keep it from the others."""
-        name = options["command_name"]
+        name, *own = options["arguments"]
         if name not in get_commands():
             raise CommandError(f"There is no command {name!r}. {conf.nearest(name, sorted(get_commands()))}")
         if name in FLEET:
             raise CommandError(f"{name!r} is not for a tenant's inside. Use 'manage.py {name} --schema NAME'.")
         contexts = self._contexts(options)
-        arguments = [*_common(options), *options["arguments"]]
+        arguments = [*_common(options), *own]
         failed: list[str] = []
         for schema, context in contexts.items():
             if options["verbosity"] and len(contexts) > 1:
                 self.stdout.write(self.style.MIGRATE_HEADING(f"{schema}:"))
             try:
                 with context:
-                    call_command(name, *arguments, stdout=self.stdout, stderr=self.stderr)
+                    # The streams themselves: this command's wrappers would end each piece of output with a newline.
+                    call_command(name, *arguments, stdout=self.stdout._out, stderr=self.stderr._out)
             except (Exception, SystemExit) as exc:
                 # With one tenant the command ends as it would by itself; one of several does not stop the others.
                 if len(contexts) == 1:
