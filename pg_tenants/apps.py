@@ -20,9 +20,11 @@ class PgTenantsConfig(AppConfig):
         # Models can be imported only after the apps are loaded.
         from pg_tenants import checks  # noqa: PLC0415
         from pg_tenants.management.notice import replace_notice  # noqa: PLC0415
+        from pg_tenants.management.refusals import replace_methods  # noqa: PLC0415
         from pg_tenants.modules import mark_ambiguous_tables  # noqa: PLC0415
 
         checks.register()
         if conf.get() is not None:
             mark_ambiguous_tables()
             replace_notice()
+            replace_methods()

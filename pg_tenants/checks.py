@@ -11,13 +11,14 @@ from django.core import checks
 from django.core.checks import CheckMessage, Error, Tags, Warning  # noqa: A004  # Django's own names
 from django.db import OperationalError, connections, router
 from django.db.models import Model
-from django.db.utils import DatabaseError, NotSupportedError
+from django.db.utils import DatabaseError, NotSupportedError, ProgrammingError
 
 from pg_tenants import conf
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
 from pg_tenants.context import no_schema
 from pg_tenants.exceptions import ConfigurationError, InvalidSchemaName, PgTenantsError
 from pg_tenants.extensions import EXTENSION_NAME, PRELOADED, missing
+from pg_tenants.migrations import MovedTables, moved_tables
 from pg_tenants.models import DomainMixin, TenantMixin
 from pg_tenants.modules import Registry, app_label, registry
 from pg_tenants.names import validate_schema_name
@@ -31,6 +32,9 @@ MIDDLEWARE = "pg_tenants.middleware.TenantMiddleware"
 LOCKS_PER_TRANSACTION = 256
 """Lowest max_locks_per_transaction that passes: a tenant of 50 tables takes over a thousand locks to make or drop, and
 the server shares out max_locks_per_transaction * max_connections of them."""
+
+SHOWN = 5
+"""How many schemas a message names."""
 
 _PROBLEM_IDS = {"unknown": "pg_tenants.E001", "type": "pg_tenants.E002", "missing": "pg_tenants.E003"}
 
@@ -263,6 +267,7 @@ def check_databases(databases: Sequence[str] | None = None, **kwargs: Any) -> li
                 with no_schema():
                     connection.ensure_connection()
                     found.extend(_database_problems(connection, alias))
+                    found.extend(_moved_apps(alias))
             except NotSupportedError as exc:
                 found.append(Error(f"DATABASES[{alias!r}]: {exc}", hint="Upgrade the server.", id="pg_tenants.E021"))
             except PgTenantsError as exc:
@@ -328,4 +333,35 @@ def _database_problems(connection: Any, alias: str) -> Iterator[CheckMessage]:
                 f"The extension {name!r}, which a module needs, is not available on the server of {alias!r}.",
                 hint="Install the package that has it on the server, or use a server image that does.",
                 id="pg_tenants.E023",
+            )
+
+
+def _moved_apps(alias: str) -> Iterator[CheckMessage]:
+    try:
+        moved = moved_tables(alias)
+    except ProgrammingError:
+        return  # The tenants' own table is not migrated yet.
+    groups: dict[tuple[str, bool], list[MovedTables]] = {}
+    for entry in moved:
+        groups.setdefault((entry.app, entry.target.tenant is None), []).append(entry)
+    for (label, fixed), entries in groups.items():
+        names = [entry.target.schema for entry in entries]
+        schemas = ", ".join(map(repr, names[:SHOWN])) + (f" and {len(names) - SHOWN} more" if names[SHOWN:] else "")
+        tables = ", ".join(sorted({table for entry in entries for table in entry.tables}))
+        recorded = max(entry.recorded for entry in entries)
+        left = f"tables ({tables})" + (f" and {recorded} rows of django_migrations" if recorded else "")
+        text = (
+            f"The app {label!r} has left {left} in the schema{'s' * (len(names) > 1)} {schemas}, where it is no more."
+        )
+        if fixed:
+            yield Warning(
+                f"{text} They are read wherever no tenant's table of that name is found first.",
+                hint="Move the rows to the tenants and drop the old tables: see the how-to 'Move an app'.",
+                id="pg_tenants.W071",
+            )
+        else:
+            yield Warning(
+                f"{text} While such a tenant is active, they are found before the shared tables.",
+                hint="Move the rows to the shared tables and drop the old ones: see the how-to 'Move an app'.",
+                id="pg_tenants.W070",
             )

@@ -15,6 +15,7 @@ __all__ = [
     "MigrationFailed",
     "NoActiveTenant",
     "PgTenantsError",
+    "RowInUse",
     "SchemaDiffers",
     "SchemaDoesNotExist",
     "SchemaExists",
@@ -69,6 +70,10 @@ class SchemaDiffers(PgTenantsError):
 
 class WrongStatus(PgTenantsError):
     """A tenant's status does not allow what was asked for."""
+
+
+class RowInUse(PgTenantsError, IntegrityError):
+    """A row cannot be deleted, or its key changed: a table in another schema refers to it."""
 
 
 class TenantInUse(PgTenantsError, ProgrammingError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from django.apps import apps
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
@@ -38,6 +39,8 @@ class TenantRouter:
         connection = connections[db]
         if modules is None or not isinstance(connection, TenantDatabaseWrapperMixin) or not connection.is_tenant_aware:
             return None
+        if app_label not in apps.app_configs:
+            return None  # No app, but the table of Django's database cache: it is made where one asks for it.
         homes = modules.of_app(app_label)
         target = active()
         if target is None:

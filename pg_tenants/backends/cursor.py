@@ -21,7 +21,7 @@ from psycopg._queries import PostgresClientQuery, PostgresQuery
 from psycopg.client_cursor import ClientCursorMixin
 from psycopg.generators import execute, fetch, send
 
-from pg_tenants.backends.errors import error_of_prefix, mark_if_of_schema, with_own_position
+from pg_tenants.backends.errors import NO_TENANT, error_of_prefix, mark_if_of_schema, with_own_position
 from pg_tenants.backends.prefix import PLAIN, Prefix, Sending, classify, moving
 from pg_tenants.context import current
 from pg_tenants.exceptions import UnsafeStatement
@@ -175,7 +175,7 @@ class TenantCursorMixin(_Base):
     def _error_from(self, result: PGresult, sent: Prefix) -> e.Error:
         exc = e.error_from_result(result, encoding=self._encoding)
         if sent.schema is None and isinstance(exc, e.UndefinedTable):
-            exc.add_note("No tenant is active: tenants' tables are seen inside tenant_context(tenant) alone.")
+            exc.add_note(NO_TENANT)
         mark_if_of_schema(exc, sent)
         return with_own_position(exc, result, sent, self._own_text())
 

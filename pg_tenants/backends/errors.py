@@ -12,13 +12,24 @@ from psycopg import errors as e
 from psycopg import pq
 
 from pg_tenants.backends.prefix import Prefix
-from pg_tenants.exceptions import SchemaDoesNotExist, SchemaNotPermitted
+from pg_tenants.context import current_schema
+from pg_tenants.exceptions import RowInUse, SchemaDoesNotExist, SchemaNotPermitted
 from pg_tenants.names import MARKER_TABLE
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
-__all__ = ["TenantCursorWrapper", "TenantErrorWrapper", "error_of_prefix", "mark_if_of_schema", "with_own_position"]
+__all__ = [
+    "NO_TENANT",
+    "TenantCursorWrapper",
+    "TenantErrorWrapper",
+    "error_of_prefix",
+    "mark_if_of_schema",
+    "with_own_position",
+]
+
+NO_TENANT = "No tenant is active: tenants' tables are seen inside tenant_context(tenant) alone."
+"""The note of an error about a missing table where no tenant was active."""
 
 POSITION = pq.DiagnosticField.STATEMENT_POSITION
 _OF_SCHEMA = (e.InvalidSchemaName, e.UndefinedTable, e.InsufficientPrivilege)
@@ -44,6 +55,8 @@ class TenantErrorWrapper(DatabaseErrorWrapper):
         schema = getattr(exc_value, "tenant_schema", None)
         if schema is not None and isinstance(exc_value, e.Error):
             raise _translated(exc_value, schema).with_traceback(traceback) from exc_value
+        if isinstance(exc_value, e.ForeignKeyViolation) and (in_use := self._in_use(exc_value)) is not None:
+            raise in_use.with_traceback(traceback) from exc_value
         try:
             super().__exit__(exc_type, exc_value, traceback)
         except Exception as translated:
@@ -51,6 +64,26 @@ class TenantErrorWrapper(DatabaseErrorWrapper):
             for note in getattr(exc_value, "__notes__", ()):
                 translated.add_note(note)
             raise
+
+    def _in_use(self, exc: e.ForeignKeyViolation) -> RowInUse | None:
+        """Return what to say where a table of another schema refers to the row; None for any other violation.
+
+        Django looks for references in the active schema alone; those of other schemas are PostgreSQL's to find.
+        """
+        schema, table = exc.diag.schema_name, exc.diag.table_name
+        # The server names the table with the constraint. In its words about a row that is referred to, that table
+        # follows the key; in those about a row that refers to nothing, the other one does.
+        _, _, rest = (exc.diag.message_detail or "").rpartition(")")
+        if not schema or not table or not re.search(rf"(?<!\w){re.escape(table)}(?!\w)", rest):
+            return None
+        connection: Any = self.wrapper  # type: ignore[attr-defined]
+        if not connection.is_tenant_aware or schema in connection.search_path(current_schema()):
+            return None
+        return RowInUse(
+            f"The row is still referred to by rows of the table {table!r} in the schema {schema!r} (constraint "
+            f"{exc.diag.constraint_name!r}), and perhaps by other schemas' rows: {exc.diag.message_primary}. "
+            "Delete or change those rows first, in each tenant that has some."
+        )
 
 
 class TenantCursorWrapper(CursorWrapper):

@@ -6,8 +6,22 @@ underscore, which it leaves alone.
 
 from __future__ import annotations
 
+from pg_tenants.migrations._executor import ModuleLoader
+from pg_tenants.migrations._moved import MovedTables, moved_tables
 from pg_tenants.migrations._report import Report, SchemaResult
 from pg_tenants.migrations._run import Options, apply, migrate_target
-from pg_tenants.migrations._targets import Target, required_registry
+from pg_tenants.migrations._targets import Target, fixed_targets, required_registry
 
-__all__ = ["Options", "Report", "SchemaResult", "Target", "apply", "migrate_target", "required_registry"]
+__all__ = [
+    "ModuleLoader",
+    "MovedTables",
+    "Options",
+    "Report",
+    "SchemaResult",
+    "Target",
+    "apply",
+    "fixed_targets",
+    "migrate_target",
+    "moved_tables",
+    "required_registry",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.contrib.gis.db.backends.postgis import base
 
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
+from pg_tenants.backends.client import TenantDatabaseClient
 from pg_tenants.backends.postgis.introspection import DatabaseIntrospection
 from pg_tenants.backends.postgis.operations import DatabaseOperations
 from pg_tenants.backends.postgis.schema import DatabaseSchemaEditor
@@ -15,6 +16,7 @@ __all__ = ["DatabaseWrapper"]
 class DatabaseWrapper(TenantDatabaseWrapperMixin, base.DatabaseWrapper):
     """Django's PostGIS backend, each statement of which carries its tenant."""
 
+    client_class = TenantDatabaseClient
     SchemaEditorClass = DatabaseSchemaEditor
     introspection_class = DatabaseIntrospection
     ops_class = DatabaseOperations
