@@ -20,6 +20,7 @@ __all__ = [
     "TenantInUse",
     "TenantNotFound",
     "UnsafeStatement",
+    "WrongTenant",
 ]
 
 
@@ -57,6 +58,10 @@ class TenantInUse(PgTenantsError, ProgrammingError):
 
 class UnsafeStatement(PgTenantsError, NotSupportedError):
     """A statement that cannot be bound to its tenant."""
+
+
+class WrongTenant(PgTenantsError, ProgrammingError):
+    """An instance that was loaded in one tenant is used in another."""
 
 
 class ExtensionUnavailable(PgTenantsError):
