@@ -3,7 +3,8 @@
     python -m tests.benchmarks.instances --url postgresql://postgres@127.0.0.1:5432/postgres
 
 The ratios are of medians, pair by pair of batches. ``without`` is Django's own code in the places that are replaced;
-``without, again`` is the same code once more, and shows how far the measurement can be trusted.
+The times are the process's own, without the server's and other
+programs'. ``without, again`` is the same code once more, and shows how far the measurement can be trusted.
 """
 
 from __future__ import annotations
@@ -84,10 +85,10 @@ def main() -> None:
                 order = list(ways) if turn % 2 else list(reversed(ways))
                 for way in order:
                     ways[way]()
-                    began = time.perf_counter()
+                    began = time.process_time()
                     for _ in range(repeats):
                         function()
-                    times[way].append((time.perf_counter() - began) / repeats)
+                    times[way].append((time.process_time() - began) / repeats)
             base = times["without"]
             ratios = [
                 statistics.median(mine / first for mine, first in zip(times[way], base, strict=True)) for way in ways
