@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.instances --url postgresql://postgres@127.0.0.1:5432/postgres
 
-The ratios are of medians, pair by pair of batches. ``without`` is Django's own code in the places that are replaced;
-The times are the process's own, without the server's and other
-programs'. ``without, again`` is the same code once more, and shows how far the measurement can be trusted.
+The ratios are of medians, pair by pair of batches, and the times are the process's own, without the server's.
+``without`` is Django's own code in the places that are replaced; ``without, again`` is the same code once more, and
+shows how far the measurement can be trusted.
 """
 
 from __future__ import annotations
