@@ -10,7 +10,7 @@ __all__ = ["PgTenantsConfig"]
 
 
 class PgTenantsConfig(AppConfig):
-    """Registers the checks, and marks tables that several modules have."""
+    """Registers the checks, marks tables that several modules have, and keeps instances and caches in their tenants."""
 
     name = "pg_tenants"
     verbose_name = "Tenants"
@@ -18,7 +18,7 @@ class PgTenantsConfig(AppConfig):
     def ready(self) -> None:
         """Connect what has to be connected once."""
         # Models can be imported only after the apps are loaded.
-        from pg_tenants import checks  # noqa: PLC0415
+        from pg_tenants import caches, checks, instances  # noqa: PLC0415
         from pg_tenants.management.notice import replace_notice  # noqa: PLC0415
         from pg_tenants.management.refusals import replace_methods  # noqa: PLC0415
         from pg_tenants.modules import mark_ambiguous_tables  # noqa: PLC0415
@@ -26,5 +26,7 @@ class PgTenantsConfig(AppConfig):
         checks.register()
         if conf.get() is not None:
             mark_ambiguous_tables()
+            instances.install()
+            caches.install()
             replace_notice()
             replace_methods()

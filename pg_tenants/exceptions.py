@@ -25,6 +25,7 @@ __all__ = [
     "TenantNotFound",
     "UnsafeStatement",
     "WrongStatus",
+    "WrongTenant",
 ]
 
 
@@ -82,6 +83,10 @@ class TenantInUse(PgTenantsError, ProgrammingError):
 
 class UnsafeStatement(PgTenantsError, NotSupportedError):
     """A statement that cannot be bound to its tenant."""
+
+
+class WrongTenant(PgTenantsError, ProgrammingError):
+    """An instance that was loaded in one tenant is used in another."""
 
 
 class ExtensionUnavailable(PgTenantsError):

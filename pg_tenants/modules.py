@@ -89,6 +89,11 @@ class Registry:
         """Return the fixed modules by their schema; two modules may share one, then the first is named."""
         return {module.schema: module for module in reversed(self.fixed) if module.schema}
 
+    @cached_property
+    def tenant_apps(self) -> frozenset[str]:
+        """Return the labels of the apps that each tenant has tables of, those in a fixed module as well included."""
+        return frozenset(label for module in self.tenant for label in module.apps)
+
     def of_app(self, label: str) -> tuple[Module, ...]:
         """Return the modules that an app is in; empty for an app in none."""
         return self._by_app.get(label, ())

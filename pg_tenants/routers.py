@@ -9,6 +9,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
 from pg_tenants.context import active
+from pg_tenants.instances import check, check_pair
 from pg_tenants.modules import registry
 
 if TYPE_CHECKING:
@@ -25,11 +26,21 @@ class TenantRouter:
         return _choice(model)
 
     def db_for_write(self, model: type[Model], **hints: Any) -> str | None:
-        """Return the alias of the model's module; None where all modules share one."""
+        """Return the alias of the model's module; None where all modules share one.
+
+        Raises:
+            WrongTenant: what is to be written belongs to an instance that was loaded in another tenant.
+        """
+        check(hints.get("instance"), idle=True)
         return _choice(model)
 
     def allow_relation(self, obj1: Model, obj2: Model, **hints: Any) -> bool | None:
-        """Refuse a relation between models of modules in different databases."""
+        """Refuse a relation between models of modules in different databases.
+
+        Raises:
+            WrongTenant: the instances were loaded in different tenants.
+        """
+        check_pair(obj1, obj2)
         first, second = _home(obj1._meta.app_label), _home(obj2._meta.app_label)
         return False if first and second and first != second else None
 

@@ -9,6 +9,7 @@ from weakref import WeakSet
 
 import psycopg
 from django.core.signals import setting_changed
+from django.db import DEFAULT_DB_ALIAS
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.dispatch import receiver
 from django.utils.functional import cached_property
@@ -38,8 +39,9 @@ _wrappers: WeakSet[TenantDatabaseWrapperMixin] = WeakSet()
 class TenantDatabaseWrapperMixin(_Base):
     """Makes every statement of a connection carry its tenant."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(self, settings_dict: dict[str, Any], alias: str = DEFAULT_DB_ALIAS):
+        # Who asks for the connection first may know it by an alias that carries a tenant.
+        super().__init__(settings_dict, str(alias))
         self._options: tuple[object, conf.AliasOptions] | None = None
         self.prefixes: dict[str | None, Prefix] = {}
         self._narrowed: str | None = None
