@@ -9,16 +9,18 @@ from typing import Any, ClassVar
 from django.apps import apps
 from django.core.exceptions import ValidationError
 from django.db import models
-from django.db.models.signals import class_prepared, post_delete
+from django.db.models.signals import class_prepared, post_delete, post_migrate, post_save
 from django.dispatch import receiver
 
-from pg_tenants import conf, provisioning
+from pg_tenants import conf, lookups, provisioning
 from pg_tenants.exceptions import InvalidSchemaName, UnsafeStatement
 from pg_tenants.names import normalize_host
 from pg_tenants.provisioning.run import validate_tenant_schema
 
 __all__ = [
+    "DomainManager",
     "DomainMixin",
+    "DomainQuerySet",
     "TenantManager",
     "TenantMixin",
     "TenantQuerySet",
@@ -39,7 +41,15 @@ class TenantStatus(models.TextChoices):
     FAILED = "failed"
 
 
-class TenantQuerySet(models.QuerySet[Any]):
+class _NoticedQuerySet(models.QuerySet[Any]):
+    def update(self, **kwargs: Any) -> int:
+        """Update rows."""
+        count = super().update(**kwargs)
+        lookups.changed(self.db)
+        return count
+
+
+class TenantQuerySet(_NoticedQuerySet):
     """Refuses what would make rows without schemas."""
 
     def bulk_create(self, *args: Any, **kwargs: Any) -> list[Any]:
@@ -66,7 +76,18 @@ class TenantQuerySet(models.QuerySet[Any]):
         return super().update(**kwargs)
 
 
+class DomainQuerySet(_NoticedQuerySet):
+    """Makes changes of many rows known to the middleware."""
+
+    def bulk_create(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """Insert rows; domains are written as they are given."""
+        made = super().bulk_create(*args, **kwargs)
+        lookups.changed(self.db)
+        return made
+
+
 TenantManager = models.Manager.from_queryset(TenantQuerySet)
+DomainManager = models.Manager.from_queryset(DomainQuerySet)
 
 
 class TenantMixin(models.Model):
@@ -175,6 +196,8 @@ class DomainMixin(models.Model):
     tenant = TenantForeignKey("TENANT_MODEL", on_delete=models.CASCADE, related_name="domains")  # type: ignore[misc]
     is_primary = models.BooleanField(default=True)
 
+    objects: ClassVar[models.Manager[Any]] = DomainManager()
+
     class Meta:
         abstract = True
 
@@ -201,10 +224,27 @@ def _tie_schema_to_row(sender: type[models.Model], **kwargs: Any) -> None:
     # Tenant models and their proxies alone: a listener to all would make every delete of the project load its rows.
     if issubclass(sender, TenantMixin) and not sender._meta.abstract:
         post_delete.connect(_drop_schema, sender=sender, dispatch_uid="pg_tenants.drop_schema")
+    if issubclass(sender, (TenantMixin, DomainMixin)) and not sender._meta.abstract:
+        for signal in (post_save, post_delete):
+            signal.connect(_row_changed, sender=sender, dispatch_uid="pg_tenants.row_changed")
 
 
 def _drop_schema(instance: Any, **kwargs: Any) -> None:
     provisioning.deprovision(instance)
+
+
+def _row_changed(using: str, **kwargs: Any) -> None:
+    lookups.changed(using)
+
+
+@receiver(post_migrate, dispatch_uid="pg_tenants.rows_migrated")
+def _rows_migrated(app_config: Any, using: str, **kwargs: Any) -> None:
+    # Migrations write by other classes than the models, and flush writes by none.
+    config = conf.get()
+    if config is not None and app_config.label in {
+        name.partition(".")[0] for name in (config.tenant_model, config.domain_model)
+    }:
+        lookups.changed(using)
 
 
 def tenant_model() -> type[Any]:
