@@ -22,6 +22,8 @@ def main() -> None:
 
     from pg_tenants.resolvers import tenant_of_domain
 
+    # A new connection asks for more than the lookup does.
+    tenant_of_domain("first.example")
     queries = 0
 
     def count(execute: Any, *args: Any) -> Any:

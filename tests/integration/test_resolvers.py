@@ -24,8 +24,9 @@ from django.urls.resolvers import _get_cached_resolver, get_ns_resolver
 
 from example_project.customers.models import Tenant
 from pg_tenants import current_schema, tenant_context
+from pg_tenants.exceptions import TenantNotFound
 from pg_tenants.middleware import TenantMiddleware
-from pg_tenants.resolvers import HeaderResolver
+from pg_tenants.resolvers import HeaderResolver, TenantResolver, tenant_by
 from tests.integration.test_middleware import HostClient, run
 
 RAW: dict[str, Any] = settings.PG_TENANTS
@@ -253,17 +254,30 @@ def test_they_are_asked_in_order(ask: Ask, acme: Any, globex: Any) -> None:
 def test_a_resolver_of_ones_own(ask: Ask, acme: Any, globex: Any) -> None:
     """A subclass or a function, whichever the project has."""
 
-    class ByReversedHeader(HeaderResolver):
-        def find(self, value: str) -> Any:
-            return super().find(value[::-1])
+    class QueryResolver(TenantResolver):
+        def value(self, request: HttpRequest) -> str | None:
+            return request.GET.get("of")
 
     def by_query(request: HttpRequest) -> Any:
         name = request.GET.get("tenant")
-        return Tenant.objects.get(schema_name=name) if name else None
+        if name is None:
+            return None
+        tenant = tenant_by("schema_name", name)
+        if tenant is None:
+            raise TenantNotFound(f"There is no tenant {name!r}.")
+        return tenant
 
-    with using(ByReversedHeader, by_query):
-        assert ask("/what/", x_tenant="emca").json()["schema"] == "acme"
-        assert ask("/what/?tenant=globex").json()["schema"] == "globex"
+    class ByReversedHeader(HeaderResolver):
+        def find(self, value: str) -> Any:
+            return Tenant.objects.filter(schema_name=value[::-1]).first()
+
+    for own in (QueryResolver, by_query):
+        with using(own, ByReversedHeader):
+            name = "of" if own is QueryResolver else "tenant"
+            assert ask("/what/", x_tenant="emca").json()["schema"] == "acme"
+            assert ask("/what/", x_tenant="acme").status_code == 404
+            assert ask(f"/what/?{name}=globex").json()["schema"] == "globex"
+            assert ask(f"/what/?{name}=nobody", x_tenant="emca").status_code == 404
 
 
 def test_other_fields(ask: Ask, acme: Any) -> None:
