@@ -8,6 +8,7 @@ from typing import Any
 from django.apps import apps
 from django.conf import settings
 from django.core import checks
+from django.core.cache import caches
 from django.core.checks import CheckMessage, Error, Tags, Warning  # noqa: A004  # Django's own names
 from django.db import OperationalError, connections, router
 from django.db.models import Model
@@ -22,13 +23,15 @@ from pg_tenants.migrations import MovedTables, moved_tables
 from pg_tenants.models import DomainMixin, TenantMixin
 from pg_tenants.modules import Registry, app_label, registry
 from pg_tenants.names import validate_schema_name
-from pg_tenants.resolvers import resolvers
+from pg_tenants.resolvers import SessionResolver, resolvers
 from pg_tenants.routers import TenantRouter
 
 __all__ = ["register"]
 
 ROUTER = "pg_tenants.routers.TenantRouter"
 MIDDLEWARE = "pg_tenants.middleware.TenantMiddleware"
+SESSIONS = "django.contrib.sessions.middleware.SessionMiddleware"
+CSRF = "django.middleware.csrf.CsrfViewMiddleware"
 LOCKS_PER_TRANSACTION = 256
 """Lowest max_locks_per_transaction that passes: a tenant of 50 tables takes over a thousand locks to make or drop, and
 the server shares out max_locks_per_transaction * max_connections of them."""
@@ -243,17 +246,66 @@ def check_installation(app_configs: Sequence[Any] | None = None, **kwargs: Any) 
             resolvers()
         except ConfigurationError as exc:
             found.append(Error(str(exc), hint="See the settings reference.", id="pg_tenants.E017"))
-    return [*found, *_middleware_order()]
+    return [*found, *_middleware_order(), *_shared_cache()]
 
 
 def _middleware_order() -> Iterator[CheckMessage]:
     names = list(settings.MIDDLEWARE)
-    early = "django.contrib.sessions.middleware.SessionMiddleware"
-    if MIDDLEWARE in names and early in names and names.index(early) < names.index(MIDDLEWARE):
+    sessions_first = _comes_before(names, SESSIONS, MIDDLEWARE)
+    if sessions_first and not _resolves_by_session():
         yield Warning(
             "SessionMiddleware comes before TenantMiddleware, so sessions are read before the tenant is known.",
             hint=f"Move {MIDDLEWARE!r} to the top of MIDDLEWARE.",
             id="pg_tenants.W001",
+        )
+    if _resolves_by_session() and MIDDLEWARE in names and not sessions_first:
+        yield Error(
+            "SessionResolver needs sessions, and SessionMiddleware does not come before TenantMiddleware.",
+            hint=f"Put {SESSIONS!r} before {MIDDLEWARE!r}, and django.contrib.sessions into a fixed module.",
+            id="pg_tenants.E032",
+        )
+    for needing in ("PrimaryDomainMiddleware", "TenantCsrfMiddleware"):
+        name = f"pg_tenants.middleware.{needing}"
+        if name in names and not _comes_before(names, MIDDLEWARE, name):
+            yield Error(
+                f"{needing} does not come after TenantMiddleware, so it does not know the tenant.",
+                hint=f"Put {MIDDLEWARE!r} before it.",
+                id="pg_tenants.E031",
+            )
+    if _comes_before(names, CSRF, "pg_tenants.middleware.TenantCsrfMiddleware"):
+        yield Error(
+            "TenantCsrfMiddleware comes after Django's CsrfViewMiddleware, which refuses what it would accept.",
+            hint=f"Put it directly before {CSRF!r}.",
+            id="pg_tenants.E033",
+        )
+
+
+def _comes_before(names: list[str], first: str, second: str) -> bool:
+    return first in names and second in names and names.index(first) < names.index(second)
+
+
+def _resolves_by_session() -> bool:
+    try:
+        return conf.get() is not None and any(isinstance(resolve, SessionResolver) for resolve in resolvers())
+    except ConfigurationError:
+        return False  # E017 says why.
+
+
+def _shared_cache() -> Iterator[CheckMessage]:
+    config = conf.get()
+    if config is None or config.cache is None:
+        return
+    if config.cache not in caches.settings:
+        yield Error(
+            f"PG_TENANTS['CACHE'] is {config.cache!r}, which is not in CACHES.",
+            hint=conf.nearest(config.cache, caches.settings),
+            id="pg_tenants.E030",
+        )
+    elif caches.settings[config.cache]["BACKEND"].endswith((".LocMemCache", ".DummyCache")):
+        yield Warning(
+            f"PG_TENANTS['CACHE'] is {config.cache!r}, which other processes do not share.",
+            hint="Name a cache that they do, such as one of Redis, or leave CACHE out.",
+            id="pg_tenants.W030",
         )
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "nearest",
     "pgserver",
     "require",
+    "settle_media_urls",
 ]
 
 ENGINE = "pg_tenants.backends.postgresql"
@@ -44,6 +45,8 @@ KEYS = (
     "RESOLVERS",
     "PUBLIC_HOSTS",
     "PUBLIC_URLCONF",
+    "CACHE",
+    "CACHE_SECONDS",
     "PGSERVER",
 )
 """The keys of ``PG_TENANTS``."""
@@ -78,6 +81,8 @@ class Config:
     resolvers: tuple[Any, ...] = ("pg_tenants.resolvers.DomainResolver",)
     public_hosts: tuple[str, ...] = ()
     public_urlconf: str | None = None
+    cache: str | None = None
+    cache_seconds: float = 60
     pgserver: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[tuple[str, str, str], ...] = ()
 
@@ -115,6 +120,14 @@ def pgserver() -> dict[str, Any]:
     config = get()
     project = str(getattr(settings, "SETTINGS_MODULE", None) or "default").partition(".")[0]
     return {"name": project, **(config.pgserver if config else {})}
+
+
+def settle_media_urls() -> None:
+    """Have Django compute relative ``STATIC_URL`` and ``MEDIA_URL`` under the script prefix that holds now.
+
+    It does so when they are first read, and keeps the result for the whole process.
+    """
+    settings.STATIC_URL, settings.MEDIA_URL  # noqa: B018
 
 
 def require() -> Config:
@@ -176,6 +189,13 @@ class _Reader:
         self.wrong(key, value, "a list of strings")
         return ()
 
+    def seconds(self, key: str, default: float) -> float:
+        value = self.raw.get(key, default)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf"):
+            return value
+        self.wrong(key, value, "a number of seconds, 0 or more")
+        return default
+
     def mapping(self, key: str) -> Mapping[str, Any]:
         value = self.raw.get(key) or {}
         if isinstance(value, Mapping):
@@ -201,7 +221,9 @@ def _parse(raw: object) -> Config:
     }
     resolvers = raw.get("RESOLVERS", Config.__dataclass_fields__["resolvers"].default)
     if not isinstance(resolvers, (list, tuple)) or not resolvers:
-        read.wrong("RESOLVERS", resolvers, "a list of dotted paths or callables")
+        read.wrong(
+            "RESOLVERS", resolvers, "a list of dotted paths, callables, or pairs of a dotted path and its options"
+        )
         resolvers = ()
     hosts = []
     for host in read.texts("PUBLIC_HOSTS"):
@@ -217,6 +239,8 @@ def _parse(raw: object) -> Config:
         resolvers=tuple(resolvers),
         public_hosts=tuple(hosts),
         public_urlconf=read.optional_text("PUBLIC_URLCONF"),
+        cache=read.optional_text("CACHE"),
+        cache_seconds=read.seconds("CACHE_SECONDS", 60),
         pgserver=read.mapping("PGSERVER"),
         problems=tuple(problems),
     )

@@ -10,15 +10,19 @@ from django.apps import apps
 from django.core.exceptions import ValidationError
 from django.db import models, router, transaction
 from django.db.models.signals import class_prepared, post_delete, post_save, pre_delete, pre_save
+from django.db import models
+from django.db.models.signals import class_prepared, post_delete, post_migrate, post_save
 from django.dispatch import receiver
 
-from pg_tenants import conf, provisioning
+from pg_tenants import conf, lookups, provisioning
 from pg_tenants.exceptions import InvalidSchemaName, UnsafeStatement
 from pg_tenants.names import normalize_host
 from pg_tenants.provisioning.run import validate_tenant_schema
 
 __all__ = [
+    "DomainManager",
     "DomainMixin",
+    "DomainQuerySet",
     "TenantManager",
     "TenantMixin",
     "TenantQuerySet",
@@ -78,6 +82,16 @@ class TenantQuerySet(models.QuerySet[Any]):
         return tenant
 
     create_tenant.alters_data = True  # type: ignore[attr-defined]
+class _NoticedQuerySet(models.QuerySet[Any]):
+    def update(self, **kwargs: Any) -> int:
+        """Update rows."""
+        count = super().update(**kwargs)
+        lookups.changed(self.db)
+        return count
+
+
+class TenantQuerySet(_NoticedQuerySet):
+    """Refuses what would make rows without schemas."""
 
     def bulk_create(self, *args: Any, **kwargs: Any) -> list[Any]:
         """Refuse.
@@ -113,7 +127,18 @@ class TenantQuerySet(models.QuerySet[Any]):
         )
 
 
+class DomainQuerySet(_NoticedQuerySet):
+    """Makes changes of many rows known to the middleware."""
+
+    def bulk_create(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """Insert rows; domains are written as they are given."""
+        made = super().bulk_create(*args, **kwargs)
+        lookups.changed(self.db)
+        return made
+
+
 TenantManager = models.Manager.from_queryset(TenantQuerySet)
+DomainManager = models.Manager.from_queryset(DomainQuerySet)
 
 
 class TenantMixin(models.Model):
@@ -268,6 +293,8 @@ class DomainMixin(models.Model):
     tenant = TenantForeignKey("TENANT_MODEL", on_delete=models.CASCADE, related_name="domains")  # type: ignore[misc]
     is_primary = models.BooleanField(default=True)
 
+    objects: ClassVar[models.Manager[Any]] = DomainManager()
+
     class Meta:
         abstract = True
 
@@ -300,6 +327,12 @@ def _tie_schema_to_row(sender: type[models.Model], **kwargs: Any) -> None:
             (post_save, _after_save),
         ):
             signal.connect(function, sender=sender, dispatch_uid="pg_tenants.models")
+    # Tenant models and their proxies alone: a listener to all would make every delete of the project load its rows.
+    if issubclass(sender, TenantMixin) and not sender._meta.abstract:
+        post_delete.connect(_drop_schema, sender=sender, dispatch_uid="pg_tenants.drop_schema")
+    if issubclass(sender, (TenantMixin, DomainMixin)) and not sender._meta.abstract:
+        for signal in (post_save, post_delete):
+            signal.connect(_row_changed, sender=sender, dispatch_uid="pg_tenants.row_changed")
 
 
 def _before_delete(instance: Any, using: str, **kwargs: Any) -> None:
@@ -318,6 +351,20 @@ def _before_save(instance: Any, raw: bool, using: str, **kwargs: Any) -> None:
 def _after_save(instance: Any, raw: bool, created: bool, using: str, **kwargs: Any) -> None:
     if raw and created:
         provisioning.complete_raw(instance, using)
+
+
+def _row_changed(using: str, **kwargs: Any) -> None:
+    lookups.changed(using)
+
+
+@receiver(post_migrate, dispatch_uid="pg_tenants.rows_migrated")
+def _rows_migrated(app_config: Any, using: str, **kwargs: Any) -> None:
+    # Migrations write by other classes than the models, and flush writes by none.
+    config = conf.get()
+    if config is not None and app_config.label in {
+        name.partition(".")[0] for name in (config.tenant_model, config.domain_model)
+    }:
+        lookups.changed(using)
 
 
 def tenant_model() -> type[Any]:

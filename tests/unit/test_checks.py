@@ -338,6 +338,51 @@ def test_w001_sessions_before_tenants() -> None:
         assert checks.check_installation() == []
 
 
+def test_sessions_may_come_first_for_the_resolver_that_reads_them() -> None:
+    """And must."""
+    order = ["django.contrib.sessions.middleware.SessionMiddleware", "pg_tenants.middleware.TenantMiddleware"]
+    resolvers = ["pg_tenants.resolvers.SessionResolver"]
+    with override_settings(MIDDLEWARE=order):
+        assert run(checks.check_installation, RESOLVERS=resolvers) == []
+    with override_settings(MIDDLEWARE=order[::-1]):
+        message = only(run(checks.check_installation, RESOLVERS=resolvers), "pg_tenants.E032")
+    says(message, "SessionResolver needs sessions", "SessionMiddleware", "before", "fixed module")
+
+
+@pytest.mark.parametrize("name", ["PrimaryDomainMiddleware", "TenantCsrfMiddleware"])
+def test_e031_middleware_that_needs_the_tenant(name: str) -> None:
+    """It stands below TenantMiddleware."""
+    order = ["pg_tenants.middleware.TenantMiddleware", f"pg_tenants.middleware.{name}"]
+    with override_settings(MIDDLEWARE=order):
+        assert checks.check_installation() == []
+    for wrong in (order[::-1], order[1:]):
+        with override_settings(MIDDLEWARE=wrong):
+            says(only(checks.check_installation(), "pg_tenants.E031"), name, "Put 'pg_tenants.middleware.Ten")
+
+
+def test_e033_two_csrf_middlewares() -> None:
+    """Django's own would refuse first."""
+    order = [
+        "pg_tenants.middleware.TenantMiddleware",
+        "django.middleware.csrf.CsrfViewMiddleware",
+        "pg_tenants.middleware.TenantCsrfMiddleware",
+    ]
+    with override_settings(MIDDLEWARE=order):
+        says(only(checks.check_installation(), "pg_tenants.E033"), "CsrfViewMiddleware", "directly before")
+
+
+def test_the_cache() -> None:
+    """It is in CACHES, and other processes share it."""
+    memory = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+    redis = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": "redis://127.0.0.1:1"}
+    with override_settings(CACHES={"default": memory, "shared": redis}):
+        assert run(checks.check_installation, CACHE="shared") == []
+        message = only(run(checks.check_installation, CACHE="shard"), "pg_tenants.E030")
+        says(message, "PG_TENANTS['CACHE'] is 'shard'", "Did you mean 'shared'?")
+        message = only(run(checks.check_installation, CACHE="default"), "pg_tenants.W030")
+        says(message, "'default'", "other processes", "Redis")
+
+
 def test_the_checks_are_registered() -> None:
     """`manage.py check` runs them; the one that connects only where a database is named."""
     with override_settings(PG_TENANTS={**RAW, "X": 1}, DATABASE_ROUTERS=[]):

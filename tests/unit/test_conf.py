@@ -326,3 +326,18 @@ def test_any_url_is_an_entry_or_a_configuration_error(text: str, password: str) 
     entry = conf.database(f"postgresql://ada:{encoded}@host/name")
     assert entry["PASSWORD"] == password
     assert conninfo.make_conninfo(password=entry["PASSWORD"])
+
+
+@pytest.mark.parametrize("value", [-1, "60", True, None, float("inf"), float("nan")])
+def test_cache_seconds(value: object) -> None:
+    """A number, 0 or more."""
+    (problem,) = problems(CACHE_SECONDS=value)
+    assert problem[0] == "type"
+    assert "CACHE_SECONDS" in problem[1]
+    assert problems(CACHE_SECONDS=0) == problems(CACHE_SECONDS=1.5) == []
+
+
+def test_cache() -> None:
+    """An alias, or nothing."""
+    assert problems(CACHE="shared") == problems(CACHE=None) == []
+    assert [problem[0] for problem in problems(CACHE=7)] == ["type"]
