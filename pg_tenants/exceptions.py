@@ -10,6 +10,7 @@ __all__ = [
     "ConfigurationError",
     "ExtensionUnavailable",
     "InvalidSchemaName",
+    "JobRefused",
     "MigrationFailed",
     "NoActiveTenant",
     "PgTenantsError",
@@ -61,6 +62,10 @@ class UnsafeStatement(PgTenantsError, NotSupportedError):
 
 class ExtensionUnavailable(PgTenantsError):
     """A PostgreSQL extension that a module needs cannot be installed."""
+
+
+class JobRefused(PgTenantsError):
+    """A job has no tenant, or its tenant is gone, renamed or not active."""
 
 
 class MigrationFailed(PgTenantsError):
