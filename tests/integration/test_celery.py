@@ -283,7 +283,9 @@ def test_eager(eager: None, acme: Any, globex: Any) -> None:
         assert chord([tasks.trail.s(), tasks.trail.s()], tasks.trail.s()).delay().get() == [A] * 3
         assert tasks.shared.delay().get() == [None]
         with tenant_context(globex):
-            assert tasks.third_time.apply(throw=False).get() == [2, "globex", 1]
+            app.conf.task_eager_propagates = False
+            assert tasks.third_time.delay().get() == [2, "globex", 1]
+            app.conf.task_eager_propagates = True
             assert tasks.trail() == [G]
         with pytest.raises(ZeroDivisionError):
             tasks.fail.delay()

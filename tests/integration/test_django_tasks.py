@@ -156,10 +156,10 @@ def test_a_job_whose_tenant_is_gone_or_not_active(jobs: ModuleType, acme: Any) -
     assert titles(acme) == ["note of acme"]
     with pytest.raises(JobRefused, match="'other' with the key '0', which does not exist"):
         stored.task.call(**{**stored.kwargs, KEY: "other 0"})
-    with pytest.raises(JobRefused, match="'other' .* is called 'acme' now"):
+    with pytest.raises(JobRefused, match=r"'other' .* is called 'acme' now"):
         stored.task.call(**{**stored.kwargs, KEY: f"other {acme.pk}"})
     acme.delete()
-    with pytest.raises(JobRefused, match="'acme' with the key .* does not exist"):
+    with pytest.raises(JobRefused, match=r"'acme' with the key .* does not exist"):
         stored.task.call(**stored.kwargs)
 
 
