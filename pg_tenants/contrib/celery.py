@@ -10,7 +10,7 @@ from typing import Any
 from celery import shared_task, signals
 from celery.contrib.django.task import DjangoTask
 
-from pg_tenants.context import ActiveContext, active, no_schema, tenant_context
+from pg_tenants.context import ActiveContext, active, deactivate, no_schema, tenant_context
 from pg_tenants.contrib.jobs import KEY, active_label, active_tenants, context_of, refuse_unlabelled
 
 __all__ = ["TenantTask", "for_each_tenant"]
@@ -77,9 +77,13 @@ class TenantTask(DjangoTask):  # type: ignore[type-arg]
 
 @signals.task_postrun.connect
 def _leave(task: Any, **kwargs: Any) -> None:
-    scope = vars(task.request).get(SCOPE)
+    request = task.request
+    scope = vars(request).get(SCOPE)
     if scope is not None:
         scope.__exit__(None, None, None)
+    if not request.is_eager:
+        # Nothing is active between a worker's tasks; one of another class may have called activate().
+        deactivate()
 
 
 @signals.before_task_publish.connect

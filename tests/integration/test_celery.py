@@ -229,6 +229,13 @@ def test_the_second_of_a_chain_is_refused(worker: Path, open_db: None) -> None:
         get(chain(tasks.shared.s(), tasks.trail.s()).delay())
 
 
+def test_a_class_of_others(worker: Path, acme: Any) -> None:
+    """A task whose class is Celery's has no tenant, and what it leaves active is gone before the next."""
+    for _ in range(6):
+        assert get(in_tenant(acme, lambda: tasks.of_another_class.delay("acme"))) is None
+    assert get(in_tenant(acme, tasks.what.delay))["left"] is None
+
+
 def test_a_tenant_that_is_gone(worker: Path, open_db: None) -> None:
     """A deleted one is refused, also when there is a new one of its name."""
     tenant = make_tenant("initech")

@@ -6,7 +6,7 @@ import os
 import threading
 from typing import Any
 
-from celery import signals
+from celery import Task, signals
 from django.contrib.auth.models import User
 
 from example_project.notes.models import Note
@@ -102,3 +102,11 @@ class Hooked(app.Task):  # type: ignore[misc, name-defined]
 def hooked(fails: bool) -> None:
     if fails:
         raise ZeroDivisionError
+
+
+@app.task(base=Task)
+def of_another_class(leaves: str | None) -> str | None:
+    before = current_schema()
+    if leaves:
+        activate(leaves)
+    return before
