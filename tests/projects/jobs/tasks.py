@@ -41,11 +41,6 @@ def trail(before: Any = None) -> list[str]:
     return [*flat, Note.objects.order_by("pk").values_list("title", flat=True)[0]]
 
 
-@app.task
-def trail_once(before: Any = None) -> list[str]:
-    return list(trail(before))
-
-
 @app.task(tenant=False)
 def shared(before: Any = None) -> Any:
     return [*(before or []), current_schema()]
