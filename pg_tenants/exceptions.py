@@ -12,6 +12,7 @@ __all__ = [
     "ConfigurationError",
     "ExtensionUnavailable",
     "InvalidSchemaName",
+    "JobRefused",
     "MigrationFailed",
     "NoActiveTenant",
     "PgTenantsError",
@@ -91,6 +92,10 @@ class WrongTenant(PgTenantsError, ProgrammingError):
 
 class ExtensionUnavailable(PgTenantsError):
     """A PostgreSQL extension that a module needs cannot be installed."""
+
+
+class JobRefused(PgTenantsError):
+    """A job has no tenant, or its tenant is gone, renamed or not active."""
 
 
 class MigrationFailed(PgTenantsError):
