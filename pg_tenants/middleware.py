@@ -32,7 +32,7 @@ from pg_tenants.resolvers import (
     resolvers,
 )
 
-__all__ = ["PrimaryDomainMiddleware", "TenantCsrfMiddleware", "TenantMiddleware"]
+__all__ = ["PrimaryDomainMiddleware", "TenantCsrfMiddleware", "TenantMiddleware", "request_context"]
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ class TenantMiddleware:
         """Answer a request inside its tenant."""
         if self._is_async:
             return self._answer_async(request)
-        context = _enter(request)
+        context = request_context(request)
         if context is None:
             return unavailable(request)
         with context:
@@ -93,7 +93,7 @@ class TenantMiddleware:
             return _finish(response, context)
 
     async def _answer_async(self, request: HttpRequest) -> HttpResponseBase:
-        context = await _without_waiting(_enter, request)
+        context = await _without_waiting(request_context, request)
         if context is None:
             return await sync_to_async(unavailable)(request)
         async with context:
@@ -149,7 +149,7 @@ def _own_domains() -> list[str]:
     return [] if tenant is None else [host for host, _ in domains_of(tenant)]
 
 
-def _enter(request: HttpRequest) -> RequestContext | None:
+def request_context(request: HttpRequest) -> RequestContext | None:
     """Set the request's tenant, and return its context; None where the tenant cannot be served now.
 
     Raises:

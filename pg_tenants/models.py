@@ -9,15 +9,14 @@ from typing import Any, ClassVar
 from django.apps import apps
 from django.core.exceptions import ValidationError
 from django.db import models, router, transaction
-from django.db.models.signals import class_prepared, post_delete, post_save, pre_delete, pre_save
-from django.db import models
-from django.db.models.signals import class_prepared, post_delete, post_migrate, post_save
+from django.db.models.signals import class_prepared, post_delete, post_migrate, post_save, pre_delete, pre_save
 from django.dispatch import receiver
 
 from pg_tenants import conf, lookups, provisioning
 from pg_tenants.exceptions import InvalidSchemaName, UnsafeStatement
 from pg_tenants.names import normalize_host
 from pg_tenants.provisioning.run import validate_tenant_schema
+from pg_tenants.signals import post_tenant_activate
 
 __all__ = [
     "DomainManager",
@@ -43,7 +42,15 @@ class TenantStatus(models.TextChoices):
     FAILED = "failed"
 
 
-class TenantQuerySet(models.QuerySet[Any]):
+class _NoticedQuerySet(models.QuerySet[Any]):
+    def update(self, **kwargs: Any) -> int:
+        """Update rows."""
+        count = super().update(**kwargs)
+        lookups.changed(self.db)
+        return count
+
+
+class TenantQuerySet(_NoticedQuerySet):
     """Refuses what would make rows without schemas, part them, or change a status unnoticed."""
 
     def active(self) -> TenantQuerySet:
@@ -82,16 +89,6 @@ class TenantQuerySet(models.QuerySet[Any]):
         return tenant
 
     create_tenant.alters_data = True  # type: ignore[attr-defined]
-class _NoticedQuerySet(models.QuerySet[Any]):
-    def update(self, **kwargs: Any) -> int:
-        """Update rows."""
-        count = super().update(**kwargs)
-        lookups.changed(self.db)
-        return count
-
-
-class TenantQuerySet(_NoticedQuerySet):
-    """Refuses what would make rows without schemas."""
 
     def bulk_create(self, *args: Any, **kwargs: Any) -> list[Any]:
         """Refuse.
@@ -327,9 +324,6 @@ def _tie_schema_to_row(sender: type[models.Model], **kwargs: Any) -> None:
             (post_save, _after_save),
         ):
             signal.connect(function, sender=sender, dispatch_uid="pg_tenants.models")
-    # Tenant models and their proxies alone: a listener to all would make every delete of the project load its rows.
-    if issubclass(sender, TenantMixin) and not sender._meta.abstract:
-        post_delete.connect(_drop_schema, sender=sender, dispatch_uid="pg_tenants.drop_schema")
     if issubclass(sender, (TenantMixin, DomainMixin)) and not sender._meta.abstract:
         for signal in (post_save, post_delete):
             signal.connect(_row_changed, sender=sender, dispatch_uid="pg_tenants.row_changed")
@@ -355,6 +349,10 @@ def _after_save(instance: Any, raw: bool, created: bool, using: str, **kwargs: A
 
 def _row_changed(using: str, **kwargs: Any) -> None:
     lookups.changed(using)
+
+
+# A tenant whose schema is made after its row gets its status by a statement that no model's signal tells of.
+post_tenant_activate.connect(_row_changed, dispatch_uid="pg_tenants.row_changed")
 
 
 @receiver(post_migrate, dispatch_uid="pg_tenants.rows_migrated")

@@ -11,9 +11,9 @@ from django.core.exceptions import DisallowedHost
 from django.core.handlers.asgi import ASGIRequest
 from django.utils.module_loading import import_string
 
-from pg_tenants import middleware
 from pg_tenants.context import current_schema
 from pg_tenants.exceptions import ConfigurationError, NoActiveTenant, TenantNotFound
+from pg_tenants.middleware import request_context
 
 __all__ = ["NOT_ACTIVE", "NOT_FOUND", "TenantChannelLayer", "TenantMiddleware"]
 
@@ -35,7 +35,6 @@ class TenantMiddleware:
 
     def __init__(self, application: Application):
         self.application = application
-        self._find = middleware.TenantMiddleware(_no_view)._enter
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> Any:
         """Serve one connection."""
@@ -44,7 +43,7 @@ class TenantMiddleware:
         # A handshake is a GET request, which is what the resolvers know.
         request = ASGIRequest({"method": "GET", **scope}, BytesIO())
         try:
-            context = await sync_to_async(self._find)(request)
+            context = await sync_to_async(request_context)(request)
         except (TenantNotFound, DisallowedHost):
             return await _refuse(scope, receive, send, NOT_FOUND)
         if context is None:
@@ -60,10 +59,6 @@ async def _refuse(scope: dict[str, Any], receive: Any, send: Any, code: int) -> 
         return
     await send({"type": "http.response.start", "status": code - 4000, "headers": [(b"content-length", b"0")]})
     await send({"type": "http.response.body", "body": b""})
-
-
-def _no_view(request: Any) -> None:
-    """Stand for the view, which connections do not have."""
 
 
 class TenantChannelLayer:
