@@ -32,6 +32,9 @@ LOCKS_PER_TRANSACTION = 256
 """Lowest max_locks_per_transaction that passes: a tenant of 50 tables takes over a thousand locks to make or drop, and
 the server shares out max_locks_per_transaction * max_connections of them."""
 
+_SESSIONS = "django.contrib.sessions.middleware.SessionMiddleware"
+_ENGINES = "django.contrib.sessions.backends."
+_CACHE_MIDDLEWARE = [f"django.middleware.cache.{name}CacheMiddleware" for name in ("Update", "FetchFrom")]
 _PROBLEM_IDS = {"unknown": "pg_tenants.E001", "type": "pg_tenants.E002", "missing": "pg_tenants.E003"}
 
 
@@ -41,6 +44,7 @@ def register() -> None:
     checks.register(check_modules)
     checks.register(check_models, Tags.models)
     checks.register(check_installation)
+    checks.register(check_surroundings)
     checks.register(check_databases, Tags.database)
 
 
@@ -244,12 +248,59 @@ def check_installation(app_configs: Sequence[Any] | None = None, **kwargs: Any) 
 
 def _middleware_order() -> Iterator[CheckMessage]:
     names = list(settings.MIDDLEWARE)
-    early = "django.contrib.sessions.middleware.SessionMiddleware"
+    early = _SESSIONS
     if MIDDLEWARE in names and early in names and names.index(early) < names.index(MIDDLEWARE):
         yield Warning(
             "SessionMiddleware comes before TenantMiddleware, so sessions are read before the tenant is known.",
             hint=f"Move {MIDDLEWARE!r} to the top of MIDDLEWARE.",
             id="pg_tenants.W001",
+        )
+
+
+def check_surroundings(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Find caches and sessions in which tenants could meet."""
+    if conf.get() is None:
+        return []
+    return [*_shared_caches(), *_early_cache_middleware(), *_unbound_sessions()]
+
+
+def _shared_caches() -> Iterator[CheckMessage]:
+    users = []
+    if _SESSIONS in settings.MIDDLEWARE and settings.SESSION_ENGINE in (f"{_ENGINES}cache", f"{_ENGINES}cached_db"):
+        users.append((settings.SESSION_CACHE_ALIAS, "sessions"))
+    if any(name in settings.MIDDLEWARE for name in _CACHE_MIDDLEWARE):
+        users.append((settings.CACHE_MIDDLEWARE_ALIAS, "the cache middleware"))
+    for alias, user in users:
+        cache = settings.CACHES.get(alias, {})
+        if not cache.get("KEY_FUNCTION") and cache.get("BACKEND") != "django.core.cache.backends.dummy.DummyCache":
+            yield Warning(
+                f"CACHES[{alias!r}], which {user} use, has no KEY_FUNCTION, so tenants may get each other's values.",
+                hint="Set its KEY_FUNCTION to 'pg_tenants.contrib.cache.make_key'.",
+                id="pg_tenants.W050",
+            )
+
+
+def _early_cache_middleware() -> Iterator[CheckMessage]:
+    names = list(settings.MIDDLEWARE)
+    for early in _CACHE_MIDDLEWARE:
+        if MIDDLEWARE in names and early in names and names.index(early) < names.index(MIDDLEWARE):
+            yield Warning(
+                f"{early.rpartition('.')[2]} comes before TenantMiddleware, so pages are cached without their tenant.",
+                hint=f"Move {MIDDLEWARE!r} to the top of MIDDLEWARE.",
+                id="pg_tenants.W051",
+            )
+
+
+def _unbound_sessions() -> Iterator[CheckMessage]:
+    modules, engine = registry(), settings.SESSION_ENGINE.removeprefix(_ENGINES)
+    homes = modules.of_app("sessions") if modules else ()
+    in_shared_table = bool(homes) and all(module.is_fixed for module in homes)
+    shared = engine in ("file", "signed_cookies") or (engine in ("db", "cached_db") and in_shared_table)
+    if shared and _SESSIONS in settings.MIDDLEWARE:
+        yield Warning(
+            f"Tenants share the sessions of {settings.SESSION_ENGINE!r}, so one's cookie is good for another's site.",
+            hint=f"Set SESSION_ENGINE to 'pg_tenants.contrib.sessions.{engine}'.",
+            id="pg_tenants.W052",
         )
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "SchemaNotPermitted",
     "ServerError",
     "TenantInUse",
+    "TenantMismatch",
     "TenantNotFound",
     "UnsafeStatement",
 ]
@@ -53,6 +54,10 @@ class SchemaExists(PgTenantsError, IntegrityError):
 
 class TenantInUse(PgTenantsError, ProgrammingError):
     """A tenant cannot be changed in this way while it is active."""
+
+
+class TenantMismatch(PgTenantsError):
+    """What belongs to one tenant was used for another."""
 
 
 class UnsafeStatement(PgTenantsError, NotSupportedError):
