@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import queue
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -57,7 +58,7 @@ def say(message: str) -> None:
 def test_every_record_has_its_tenant(lines: list[str], acme: Any, django_assert_num_queries: Any) -> None:
     """Without a query, though fields are deferred; a schema without its tenant is no tenant."""
     lines.clear()
-    deferred = Tenant.objects.only("schema_name").get(pk=acme.pk)
+    deferred = Tenant.objects.only("schema_name", "module").get(pk=acme.pk)
     with django_assert_num_queries(0):
         say("outside")
         with tenant_context(deferred):
@@ -168,10 +169,12 @@ def test_mail_goes_out_in_the_tenants_name(acme: Any, globex: Any) -> None:
             received.append(envelope)
             return "250 OK"
 
-    smtp = controller.Controller(Inbox(), hostname="127.0.0.1", port=0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    smtp = controller.Controller(Inbox(), hostname="127.0.0.1", port=port)
     smtp.start()
     try:
-        port = smtp.server.sockets[0].getsockname()[1]
         with mailer(OURS, host="127.0.0.1", port=port):
             one = message()
             for tenant in (acme, globex):
