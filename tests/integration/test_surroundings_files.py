@@ -27,6 +27,7 @@ from django.test.utils import isolate_apps
 
 from pg_tenants import schema_context, tenant_context
 from pg_tenants.context import bind
+from pg_tenants.contrib.staticfiles import TenantStaticFilesStorage
 from pg_tenants.contrib.storage import TenantFileSystemStorage, TenantStorage
 from pg_tenants.exceptions import ConfigurationError, InvalidSchemaName, NoActiveTenant
 
@@ -405,3 +406,13 @@ def test_in_debug_mode_nothing_need_be_collected(static_root: Path) -> None:
         with schema_context("globex"):
             assert static("only.svg") == "/static/tenants/globex/only.svg"
             assert static("logo.svg") == "/static/logo.svg"
+
+
+def test_another_folder_for_static_files(tmp_path: Path) -> None:
+    """As the options say."""
+    write(tmp_path / "customers/acme/logo.svg", "logo of acme")
+    storage = TenantStaticFilesStorage(location=tmp_path, base_url="/static/", tenants="customers")
+    with schema_context("acme"):
+        assert storage.url("logo.svg") == "/static/customers/acme/logo.svg"
+        for name in ("other.svg", "../acme/logo.svg", "", "folder/"):
+            assert "customers" not in storage.url(name)
