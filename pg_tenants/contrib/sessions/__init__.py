@@ -57,7 +57,7 @@ class TenantSessionMixin(SessionBase):
         """
         if not must_create and self._is_doubtful():
             self._keep(self.load())
-        _sign(self._get_session(no_load=must_create))  # type: ignore[attr-defined]
+        _claim(self._get_session(no_load=must_create))  # type: ignore[attr-defined]
         super().save(must_create)
         self._own_key = self.session_key
 
@@ -69,7 +69,7 @@ class TenantSessionMixin(SessionBase):
         """
         if not must_create and self._is_doubtful():
             self._keep(await self.aload())
-        _sign(await self._aget_session(no_load=must_create))  # type: ignore[attr-defined]
+        _claim(await self._aget_session(no_load=must_create))  # type: ignore[attr-defined]
         await super().asave(must_create)
         self._own_key = self.session_key
 
@@ -108,7 +108,7 @@ class TenantSessionMixin(SessionBase):
             self._session_cache = data
 
 
-def _sign(data: dict[str, Any]) -> None:
+def _claim(data: dict[str, Any]) -> None:
     here = current_schema()
     if here is not None:
         data.setdefault(SCHEMA_KEY, here)
