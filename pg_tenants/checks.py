@@ -39,6 +39,8 @@ the server shares out max_locks_per_transaction * max_connections of them."""
 SHOWN = 5
 """How many schemas a message names."""
 
+_ENGINES = "django.contrib.sessions.backends."
+_CACHE_MIDDLEWARE = [f"django.middleware.cache.{name}CacheMiddleware" for name in ("Update", "FetchFrom")]
 _PROBLEM_IDS = {"unknown": "pg_tenants.E001", "type": "pg_tenants.E002", "missing": "pg_tenants.E003"}
 
 
@@ -48,6 +50,7 @@ def register() -> None:
     checks.register(check_modules)
     checks.register(check_models, Tags.models)
     checks.register(check_installation)
+    checks.register(check_surroundings)
     checks.register(check_databases, Tags.database)
 
 
@@ -306,6 +309,53 @@ def _shared_cache() -> Iterator[CheckMessage]:
             f"PG_TENANTS['CACHE'] is {config.cache!r}, which other processes do not share.",
             hint="Name a cache that they do, such as one of Redis, or leave CACHE out.",
             id="pg_tenants.W030",
+        )
+
+
+def check_surroundings(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Find caches and sessions in which tenants could meet."""
+    if conf.get() is None:
+        return []
+    return [*_shared_caches(), *_early_cache_middleware(), *_unbound_sessions()]
+
+
+def _shared_caches() -> Iterator[CheckMessage]:
+    users = []
+    if SESSIONS in settings.MIDDLEWARE and settings.SESSION_ENGINE in (f"{_ENGINES}cache", f"{_ENGINES}cached_db"):
+        users.append((settings.SESSION_CACHE_ALIAS, "sessions"))
+    if any(name in settings.MIDDLEWARE for name in _CACHE_MIDDLEWARE):
+        users.append((settings.CACHE_MIDDLEWARE_ALIAS, "the cache middleware"))
+    for alias, user in users:
+        cache = settings.CACHES.get(alias, {})
+        if not cache.get("KEY_FUNCTION") and cache.get("BACKEND") != "django.core.cache.backends.dummy.DummyCache":
+            yield Warning(
+                f"CACHES[{alias!r}], which {user} use, has no KEY_FUNCTION, so tenants may get each other's values.",
+                hint="Set its KEY_FUNCTION to 'pg_tenants.contrib.cache.make_key'.",
+                id="pg_tenants.W050",
+            )
+
+
+def _early_cache_middleware() -> Iterator[CheckMessage]:
+    names = list(settings.MIDDLEWARE)
+    for early in _CACHE_MIDDLEWARE:
+        if MIDDLEWARE in names and early in names and names.index(early) < names.index(MIDDLEWARE):
+            yield Warning(
+                f"{early.rpartition('.')[2]} comes before TenantMiddleware, so pages are cached without their tenant.",
+                hint=f"Move {MIDDLEWARE!r} to the top of MIDDLEWARE.",
+                id="pg_tenants.W051",
+            )
+
+
+def _unbound_sessions() -> Iterator[CheckMessage]:
+    modules, engine = registry(), settings.SESSION_ENGINE.removeprefix(_ENGINES)
+    homes = modules.of_app("sessions") if modules else ()
+    in_shared_table = bool(homes) and all(module.is_fixed for module in homes)
+    shared = engine in ("file", "signed_cookies") or (engine in ("db", "cached_db") and in_shared_table)
+    if shared and SESSIONS in settings.MIDDLEWARE:
+        yield Warning(
+            f"Tenants share the sessions of {settings.SESSION_ENGINE!r}, so one's cookie is good for another's site.",
+            hint=f"Set SESSION_ENGINE to 'pg_tenants.contrib.sessions.{engine}'.",
+            id="pg_tenants.W052",
         )
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "ModuleConfig",
     "alias_options",
     "database",
+    "django_setting",
     "get",
     "nearest",
     "pgserver",
@@ -110,6 +111,11 @@ def get() -> Config | None:
     if cached is None or cached[0] is not raw:
         _parsed = cached = (raw, _parse(raw))
     return cached[1]
+
+
+def django_setting(name: str) -> Any:
+    """Return one of Django's own settings."""
+    return getattr(settings, name)
 
 
 def pgserver() -> dict[str, Any]:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TenantRouter"]
 
+CACHE_TABLES = "django_cache"
+"""What Django calls the app of the tables that ``createcachetable`` makes; all tenants share them."""
+
 
 class TenantRouter:
     """Places models and migrations by their modules. The tables of apps in no module are made nowhere."""
@@ -54,6 +57,8 @@ class TenantRouter:
             return None  # No app, but the table of Django's database cache: it is made where one asks for it.
         homes = modules.of_app(app_label)
         target = active()
+        if app_label == CACHE_TABLES:
+            return target is None
         if target is None:
             return any(module.is_fixed and module.database == db for module in homes)
         return any(module in homes and module.database == db for module in modules.of_active(target))

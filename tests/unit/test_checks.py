@@ -383,6 +383,66 @@ def test_the_cache() -> None:
         says(message, "'default'", "other processes", "Redis")
 
 
+SESSIONS = "django.contrib.sessions"
+LOCMEM = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+CACHE_MIDDLEWARE = [f"django.middleware.cache.{name}CacheMiddleware" for name in ("Update", "FetchFrom")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "user"),
+    [
+        ({"SESSION_ENGINE": f"{SESSIONS}.backends.cache"}, "sessions"),
+        ({"SESSION_ENGINE": f"{SESSIONS}.backends.cached_db"}, "sessions"),
+        ({"MIDDLEWARE": [checks.MIDDLEWARE, *CACHE_MIDDLEWARE]}, "the cache middleware"),
+    ],
+)
+def test_w050_a_cache_without_key_function(changes: dict[str, Any], user: str) -> None:
+    """Where the settings say that something is kept there; a function of one's own is trusted."""
+    with override_settings(**changes, CACHES={"default": LOCMEM}):
+        message = only(checks.check_surroundings(), "pg_tenants.W050")
+        says(message, "CACHES['default']", user, "'pg_tenants.contrib.cache.make_key'")
+    for fine in ({**LOCMEM, "KEY_FUNCTION": "a.b"}, {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}):
+        with override_settings(**changes, CACHES={"default": fine}):
+            assert checks.check_surroundings() == []
+    with override_settings(CACHES={"default": LOCMEM}):
+        assert checks.check_surroundings() == []
+
+
+def test_w050_follows_the_aliases() -> None:
+    """Of sessions and of the middleware, which may differ."""
+    ours = {**LOCMEM, "KEY_FUNCTION": "pg_tenants.contrib.cache.make_key"}
+    with override_settings(
+        SESSION_ENGINE=f"{SESSIONS}.backends.cache", SESSION_CACHE_ALIAS="two", CACHES={"default": ours, "two": LOCMEM}
+    ):
+        says(only(checks.check_surroundings(), "pg_tenants.W050"), "CACHES['two']")
+
+
+def test_w051_cache_middleware_before_tenants() -> None:
+    """Its pages would be kept in no tenant."""
+    ours = {**LOCMEM, "KEY_FUNCTION": "pg_tenants.contrib.cache.make_key"}
+    order = [CACHE_MIDDLEWARE[0], checks.MIDDLEWARE, CACHE_MIDDLEWARE[1]]
+    with override_settings(MIDDLEWARE=order, CACHES={"default": ours}):
+        says(only(checks.check_surroundings(), "pg_tenants.W051"), "UpdateCacheMiddleware", "top of MIDDLEWARE")
+
+
+@pytest.mark.parametrize("engine", ["file", "signed_cookies", "db", "cached_db"])
+def test_w052_sessions_that_tenants_share(engine: str) -> None:
+    """In files, cookies or a shared table, unless the engine is ours."""
+    modules = {
+        **MODULES,
+        "shared": {**MODULES["shared"], "apps": [*MODULES["shared"]["apps"], SESSIONS]},
+        "tenant": {**MODULES["tenant"], "apps": [app for app in MODULES["tenant"]["apps"] if app != SESSIONS]},
+    }
+    caches = {"default": {**LOCMEM, "KEY_FUNCTION": "pg_tenants.contrib.cache.make_key"}}
+    with override_settings(SESSION_ENGINE=f"{SESSIONS}.backends.{engine}", CACHES=caches):
+        message = only(run(checks.check_surroundings, MODULES=modules), "pg_tenants.W052")
+        says(message, engine, f"'pg_tenants.contrib.sessions.{engine}'")
+        if engine in ("db", "cached_db"):
+            assert checks.check_surroundings() == []
+    with override_settings(SESSION_ENGINE=f"pg_tenants.contrib.sessions.{engine}", CACHES=caches):
+        assert run(checks.check_surroundings, MODULES=modules) == []
+
+
 def test_the_checks_are_registered() -> None:
     """`manage.py check` runs them; the one that connects only where a database is named."""
     with override_settings(PG_TENANTS={**RAW, "X": 1}, DATABASE_ROUTERS=[]):
