@@ -25,6 +25,7 @@ from pg_tenants import (
     tenant_context,
 )
 from pg_tenants.exceptions import SchemaDoesNotExist, UnsafeStatement, WrongTenant
+from tests.conftest import set_status
 from tests.fix_wire import Wire
 
 
@@ -123,7 +124,7 @@ def test_instances_belong_to_their_tenant(acme: Any, globex: Any) -> None:
 
 def test_active_tenants_alone(acme: Any, globex: Any) -> None:
     """Suspended ones are left out unless they are named."""
-    Tenant.objects.filter(pk=globex.pk).update(status="suspended")
+    set_status(globex, "suspended")
     assert [tenant for tenant, _ in across_tenants(Note)] == [acme]
     assert [tenant for tenant, _ in across_tenants(Note, [acme, globex])] == [acme, globex]
     assert for_each_tenant(lambda tenant: tenant.name).results == {"acme": "Acme"}

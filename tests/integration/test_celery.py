@@ -19,7 +19,7 @@ from pg_tenants.contrib.celery import for_each_tenant
 from pg_tenants.contrib.jobs import KEY
 from pg_tenants.exceptions import JobRefused
 from pg_tenants.models import TenantStatus
-from tests.conftest import make_tenant
+from tests.conftest import make_tenant, set_status
 from tests.fix_redis import Run, wait_for
 from tests.projects.jobs import tasks
 from tests.projects.jobs.app import app
@@ -253,10 +253,10 @@ def test_a_tenant_that_is_gone(worker: Path, open_db: None) -> None:
 def test_a_tenant_that_is_not_active(worker: Path, acme: Any, status: str) -> None:
     """The task fails with an error that names tenant and status, before its own code runs."""
     result = in_tenant(acme, lambda: tasks.write.apply_async(kwargs={"title": "late"}, countdown=1))
-    Tenant.objects.filter(pk=acme.pk).update(status=status)
+    set_status(acme, status)
     with pytest.raises(JobRefused, match=f"'acme', whose status is '{status}'"):
         get(result)
-    Tenant.objects.filter(pk=acme.pk).update(status="active")
+    set_status(acme, "active")
     assert titles(acme) == [A]
 
 
@@ -303,7 +303,7 @@ def test_eager(eager: None, acme: Any, globex: Any) -> None:
     assert titles(acme) == [A, "committed"]
     with pytest.raises(JobRefused):
         tasks.trail.delay()
-    Tenant.objects.filter(pk=acme.pk).update(status="suspended")
+    set_status(acme, "suspended")
     with tenant_context(acme), pytest.raises(JobRefused, match="suspended"):
         tasks.trail.delay()
     assert current_schema() is None
@@ -313,7 +313,7 @@ def test_beat(worker: Path, run_process: Run, acme: Any, globex: Any, tmp_path: 
     """One entry of a real beat reaches each active tenant, and no other."""
     initech = make_tenant("initech")
     with tenant_context(initech):
-        Tenant.objects.filter(pk=initech.pk).update(status="suspended")
+        set_status(initech, "suspended")
     schedule = f"--schedule={tmp_path / 'schedule'}"
     with run_process("-m", "celery", "-A", "tests.projects.jobs.app", "beat", schedule, "--pidfile="):
         wait_for(lambda: "periodic" in titles(acme) and "periodic" in titles(globex), "the periodic task", 60)

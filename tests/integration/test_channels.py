@@ -23,6 +23,7 @@ from example_project.customers.models import Tenant
 from pg_tenants import current_schema, schema_context, tenant_context
 from pg_tenants.contrib.channels import NOT_ACTIVE, NOT_FOUND, TenantChannelLayer, TenantMiddleware
 from pg_tenants.exceptions import ConfigurationError, NoActiveTenant
+from tests.conftest import set_status
 from tests.fix_redis import Run, free_port, listens, wait_for
 
 LAYERS = {
@@ -189,7 +190,7 @@ def test_an_unknown_host_is_closed(memory: None, acme: Any, host: str) -> None:
 @pytest.mark.parametrize("status", ["suspended", "provisioning", "deleting", "failed"])
 def test_a_tenant_that_is_not_active_is_closed(memory: None, acme: Any, status: str) -> None:
     """With 4503, or 503 over HTTP."""
-    Tenant.objects.filter(pk=acme.pk).update(status=status)
+    set_status(acme, status)
     assert refusals("acme.localhost") == (NOT_ACTIVE, 503)
 
 

@@ -17,11 +17,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, transaction
 from django.test import override_settings
 
-from example_project.customers.models import Tenant
 from example_project.notes.models import Note
 from pg_tenants import current_schema, deactivate, schema_context, tenant_context
 from pg_tenants.contrib.jobs import KEY
 from pg_tenants.exceptions import ConfigurationError, JobRefused
+from tests.conftest import set_status
 from tests.fix_redis import Run, wait_for
 
 BACKENDS = "django.tasks.backends"
@@ -147,12 +147,12 @@ def test_a_job_whose_tenant_is_gone_or_not_active(jobs: ModuleType, acme: Any) -
     """It is refused before its code runs, and the message names the tenant."""
     with tenant_context(acme):
         stored = jobs.write.using(backend="dummy").enqueue(title="late")
-    Tenant.objects.filter(pk=acme.pk).update(status="suspended")
+    set_status(acme, "suspended")
     with pytest.raises(JobRefused, match="'acme', whose status is 'suspended'"):
         stored.task.call(**stored.kwargs)
     with tenant_context(acme):
         refused(jobs.write.enqueue(title="late"), "'suspended'")
-    Tenant.objects.filter(pk=acme.pk).update(status="active")
+    set_status(acme, "active")
     assert titles(acme) == ["note of acme"]
     with pytest.raises(JobRefused, match="'other' with the key '0', which does not exist"):
         stored.task.call(**{**stored.kwargs, KEY: "other 0"})

@@ -83,8 +83,7 @@ def test_tenants_domains_are_allowed(acme: Any, django_assert_num_queries: Any) 
 @pytest.mark.usefixtures("_tenant_hosts")
 def test_a_suspended_tenants_domain_is_allowed(acme: Any) -> None:
     """It is a 503, as with other hosts."""
-    acme.status = "suspended"
-    acme.save()
+    acme.suspend()
     assert get("acme.localhost").status_code == 503
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.management import call_command
 from django.db import connection, connections, transaction
@@ -27,6 +28,7 @@ from example_project.customers.models import Domain, Tenant
 from pg_tenants import lookups, middleware
 from pg_tenants.middleware import TenantMiddleware
 from pg_tenants.resolvers import domains_of, tenant_by, tenant_of_domain
+from tests.conftest import set_status
 from tests.integration.test_middleware import HostClient, run
 
 RAW: dict[str, Any] = settings.PG_TENANTS
@@ -128,21 +130,23 @@ def test_a_warm_lookup_is_fast(acme: Any) -> None:
     assert min(rounds) < 0.0005
 
 
-def change_by_save(tenant: Any) -> None:
-    tenant.status = "suspended"
-    tenant.save()
+def suspend(tenant: Any) -> None:
+    tenant.suspend()
 
 
 def change_in_bulk(tenant: Any) -> None:
-    tenant.status = "suspended"
-    Tenant.objects.bulk_update([tenant], ["status"])
+    domain = tenant.domains.get()
+    domain.domain = "other.localhost"
+    Domain.objects.bulk_update([domain], ["domain"])
 
 
 CHANGES: dict[str, Callable[[Any], Any]] = {
-    "save": change_by_save,
-    "update": lambda tenant: Tenant.objects.filter(pk=tenant.pk).update(status="suspended"),
+    "suspend": suspend,
+    "update": lambda tenant: Domain.objects.filter(tenant=tenant).update(domain="other.localhost"),
     "bulk_update": change_in_bulk,
-    "update_or_create": lambda tenant: Tenant.objects.update_or_create(pk=tenant.pk, defaults={"status": "suspended"}),
+    "update_or_create": lambda tenant: Domain.objects.update_or_create(
+        tenant=tenant, defaults={"domain": "other.localhost"}
+    ),
     "delete the domain": lambda tenant: Domain.objects.get().delete(),
     "delete domains": lambda tenant: Domain.objects.all().delete(),
     "delete the tenant": lambda tenant: tenant.delete(),
@@ -181,12 +185,12 @@ def test_a_transaction_sees_its_own_changes(acme: Any) -> None:
             assert status() is None
             raise Undo
         assert status() == "active"
-        change_by_save(acme)
+        suspend(acme)
         assert status() == "suspended"
         raise Undo
     assert status() == "active"
     with transaction.atomic():
-        Tenant.objects.update(status="suspended")
+        acme.suspend()
     assert status() == "suspended"
 
 
@@ -204,7 +208,7 @@ def test_a_thread_between_a_change_and_its_commit(acme: Any) -> None:
         thread.join()
 
     with transaction.atomic():
-        Tenant.objects.update(status="suspended")
+        acme.suspend()
         elsewhere()
     elsewhere()
     assert seen == ["active", "suspended"]
@@ -215,7 +219,7 @@ def test_a_transaction_without_atomic(acme: Any) -> None:
     assert status() == "active"
     transaction.set_autocommit(False)
     try:
-        Tenant.objects.update(status="suspended")
+        acme.suspend()
         assert status() == "suspended"
         transaction.rollback()
     finally:
@@ -280,13 +284,13 @@ def test_tests_that_roll_back(acme: Any) -> None:
 
         def test_it(self) -> None:
             assert status() == "active"
-            Tenant.objects.update(status="suspended")
+            acme.suspend()
             Domain.objects.create(domain="first.localhost", tenant=acme)
             assert (status(), status("first.localhost")) == ("suspended", "suspended")
             assert self.client.get("/", headers={"host": "acme.localhost"}).status_code == 503
 
         async def test_on_the_event_loop(self) -> None:
-            await Tenant.objects.aupdate(status="suspended")
+            await sync_to_async(acme.suspend)()
             for _ in range(2):
                 response = await self.async_client.get("/", headers={"host": "acme.localhost"})
                 assert response.status_code == 503
@@ -387,11 +391,10 @@ def test_two_processes_with_redis(acme: Any, redis: Any, server_params: dict[str
     with Other(server_params, CACHE="shared") as other:
         assert [other.ask(), other.ask()] == [["active", 1], ["active", 0]]
         assert [queries(), queries()] == [1, 0]
-        acme.status = "suspended"
-        acme.save()
+        acme.suspend()
         assert [other.ask(), other.ask()] == [["suspended", 1], ["suspended", 0]]
         with transaction.atomic():
-            Tenant.objects.update(status="active")
+            acme.resume()
             assert other.ask() == ["suspended", 0]
         assert other.ask() == ["active", 1]
         with contextlib.suppress(Undo), transaction.atomic():
@@ -414,7 +417,7 @@ def test_a_shared_cache_that_forgets(acme: Any, redis: Any, server_params: dict[
         for _ in range(2):
             caches["shared"].clear()
             assert [other.ask(), other.ask()] == [["active", 1], ["active", 0]]
-        Tenant.objects.update(status="suspended")
+        acme.suspend()
         caches["shared"].clear()
         assert other.ask() == ["suspended", 1]
 
@@ -425,7 +428,7 @@ def test_a_shared_cache_that_is_gone(acme: Any, redis: Any, caplog: pytest.LogCa
     redis.kill()
     redis.wait()
     assert [queries(), queries()] == [1, 1]
-    Tenant.objects.update(status="suspended")
+    acme.suspend()
     assert status() == "suspended"
     assert "The cache 'shared' does not answer" in caplog.text
 
@@ -442,7 +445,7 @@ def test_the_tenant_that_is_active_does_not_name_the_key(acme: Any, redis: Any) 
         assert status() == "active"
         with tenant_context(acme):
             assert queries() == 0
-            Tenant.objects.update(status="suspended")
+            acme.suspend()
         assert status() == "suspended"
         assert caches["shared"].get(lookups.STAMP_KEY) is not None
 
@@ -457,7 +460,7 @@ def test_two_processes_without_a_shared_cache(acme: Any, server_params: dict[str
     """The other one sees a change when the time is over."""
     with Other(server_params, CACHE_SECONDS=1.5) as other:
         assert [other.ask(), other.ask()] == [["active", 1], ["active", 0]]
-        Tenant.objects.update(status="suspended")
+        acme.suspend()
         assert other.ask() == ["active", 0]
         time.sleep(1.6)
         assert other.ask() == ["suspended", 1]
@@ -467,8 +470,7 @@ def test_requests_see_a_suspension_at_once(acme: Any) -> None:
     """The whole way, through the handler."""
     client = Client(headers={"host": "acme.localhost"})
     assert client.get("/login/").status_code == 200
-    Tenant.objects.filter(pk=acme.pk).update(status="suspended")
+    set_status(acme, "suspended")
     assert client.get("/login/").status_code == 503
-    acme.status = "active"
-    acme.save()
+    acme.resume()
     assert client.get("/login/").status_code == 200

@@ -27,6 +27,7 @@ from pg_tenants import current_schema, tenant_context
 from pg_tenants.exceptions import TenantNotFound
 from pg_tenants.middleware import TenantMiddleware
 from pg_tenants.resolvers import HeaderResolver, TenantResolver, tenant_by
+from tests.conftest import set_status
 from tests.integration.test_middleware import HostClient, run
 
 RAW: dict[str, Any] = settings.PG_TENANTS
@@ -189,10 +190,9 @@ def test_known_unknown_and_suspended(
             assert (asked(name).json()["schema"], asked(name).json()["tenant"]) == (name, name)
         assert asked("nobody").status_code == 404
         assert asked("acme2").status_code == 404
-        globex.status = "suspended"
-        globex.save()
+        globex.suspend()
         assert asked("globex").status_code == 503
-        Tenant.objects.filter(pk=globex.pk).update(status="active")
+        set_status(globex, "active")
         assert asked("globex").json()["schema"] == "globex"
 
 
