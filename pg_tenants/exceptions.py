@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from django.core.exceptions import ImproperlyConfigured
 from django.db import IntegrityError, NotSupportedError, ProgrammingError
 from django.http import Http404
@@ -13,6 +15,7 @@ __all__ = [
     "MigrationFailed",
     "NoActiveTenant",
     "PgTenantsError",
+    "SchemaDiffers",
     "SchemaDoesNotExist",
     "SchemaExists",
     "SchemaNotPermitted",
@@ -20,6 +23,7 @@ __all__ = [
     "TenantInUse",
     "TenantNotFound",
     "UnsafeStatement",
+    "WrongStatus",
 ]
 
 
@@ -49,6 +53,22 @@ class SchemaNotPermitted(PgTenantsError, ProgrammingError):
 
 class SchemaExists(PgTenantsError, IntegrityError):
     """A schema of this name is there already."""
+
+
+class SchemaDiffers(PgTenantsError):
+    """A schema is not what the migrations say.
+
+    Attributes:
+        differences: the objects in which it differs.
+    """
+
+    def __init__(self, message: str, differences: Sequence[object] = ()):
+        super().__init__(message)
+        self.differences = differences
+
+
+class WrongStatus(PgTenantsError):
+    """A tenant's status does not allow what was asked for."""
 
 
 class TenantInUse(PgTenantsError, ProgrammingError):

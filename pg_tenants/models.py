@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from django.apps import apps
 from django.core.exceptions import ValidationError
-from django.db import models
-from django.db.models.signals import class_prepared, post_delete
+from django.db import models, router, transaction
+from django.db.models.signals import class_prepared, post_delete, post_save, pre_delete, pre_save
 from django.dispatch import receiver
 
 from pg_tenants import conf, provisioning
@@ -40,7 +40,44 @@ class TenantStatus(models.TextChoices):
 
 
 class TenantQuerySet(models.QuerySet[Any]):
-    """Refuses what would make rows without schemas."""
+    """Refuses what would make rows without schemas, part them, or change a status unnoticed."""
+
+    def active(self) -> TenantQuerySet:
+        """Return the tenants that are served."""
+        return self.filter(status=TenantStatus.ACTIVE)
+
+    def create_tenant(
+        self,
+        schema_name: str,
+        domain: str | None = None,
+        *,
+        provision: bool = True,
+        adopt: bool = False,
+        **fields: Any,
+    ) -> Any:
+        """Create a tenant and a primary domain that leads to it: both with the schema, or nothing.
+
+        Args:
+            schema_name: the schema, which is also the tenant's name in commands.
+            domain: a host, such as ``acme.example.com``; None for no domain.
+            provision, adopt: as of ``TenantMixin.save``.
+            fields: the tenant model's other fields.
+
+        Raises:
+            ValidationError: the domain is no host's name.
+            IntegrityError: the domain is another tenant's.
+            PgTenantsError: as of ``TenantMixin.save``.
+        """
+        host = None if domain is None else normalize_domain(domain)
+        tenant = self.model(schema_name=schema_name, **fields)
+        self._for_write = True
+        with transaction.atomic(using=self.db):
+            tenant.save(using=self.db, provision=provision, adopt=adopt)
+            if host is not None:
+                domain_model()._default_manager.using(self.db).create(domain=host, tenant=tenant, is_primary=True)
+        return tenant
+
+    create_tenant.alters_data = True  # type: ignore[attr-defined]
 
     def bulk_create(self, *args: Any, **kwargs: Any) -> list[Any]:
         """Refuse.
@@ -53,7 +90,7 @@ class TenantQuerySet(models.QuerySet[Any]):
         )
 
     def update(self, **kwargs: Any) -> int:
-        """Update rows, but no schema's name or module.
+        """Update rows, but no schema's name, module or status.
 
         Raises:
             UnsafeStatement: one of these is to be changed.
@@ -63,7 +100,17 @@ class TenantQuerySet(models.QuerySet[Any]):
                 raise UnsafeStatement(
                     f"update({field}=…) would part tenants from their schemas. It cannot be changed in this way."
                 )
+        if "status" in kwargs:
+            raise UnsafeStatement(
+                "update(status=…) would change tenants unnoticed. Call suspend(), resume() or provision() for each of "
+                "them."
+            )
         return super().update(**kwargs)
+
+    def _raw_delete(self, using: str | None) -> int:
+        raise UnsafeStatement(
+            "_raw_delete() would leave the tenants' schemas without rows. Use delete(), which drops them."
+        )
 
 
 TenantManager = models.Manager.from_queryset(TenantQuerySet)
@@ -91,7 +138,7 @@ class TenantMixin(models.Model):
         return self.schema_name
 
     def clean(self) -> None:
-        """Refuse a name that a schema may not have, as forms and full_clean() do.
+        """Refuse a name that a schema may not have, and changes that save() refuses, as forms and full_clean() do.
 
         Raises:
             ValidationError: the message says why.
@@ -101,36 +148,82 @@ class TenantMixin(models.Model):
             validate_tenant_schema(self.schema_name)
         except InvalidSchemaName as exc:
             raise ValidationError({"schema_name": str(exc)}, code="invalid") from exc
+        if not self._state.adding:
+            try:
+                self._refuse_changes(self._state.db, None)
+            except UnsafeStatement as exc:
+                raise ValidationError(str(exc), code="invalid") from exc
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
+    def save(self, *args: Any, provision: bool = True, adopt: bool = False, **kwargs: Any) -> None:
         """Save the row; for a new tenant, make its schema too.
+
+        Args:
+            args, kwargs: those of Django's ``save``.
+            provision: if not, a new tenant gets its row alone, with the status ``provisioning``; it is not served
+                before ``provision()`` has made its schema.
+            adopt: a new tenant takes over the schema of its name that is there, if that is what the migrations say.
 
         Raises:
             InvalidSchemaName: the schema may not be called so.
-            SchemaExists: there is a tenant or a schema of this name.
-            UnsafeStatement: the schema's name or the module of an existing tenant was changed.
+            SchemaExists: there is a tenant or, without ``adopt``, a schema of this name.
+            SchemaDoesNotExist: there is no schema to take over.
+            SchemaDiffers: the schema to take over is not what the migrations say; the message lists what differs.
+            UnsafeStatement: the schema's name, the module or the status of an existing tenant was changed.
         """
+        using = kwargs.get("using")
         if self._state.adding:
             save_row = functools.partial(super().save, *args, **kwargs)
-            provisioning.provision(self, save_row, using=kwargs.get("using"))
+            provisioning.create(self, save_row, using=using, provision=provision, adopt=adopt)
             return
-        self._refuse_moving(kwargs.get("using") or self._state.db, kwargs.get("update_fields"))
-        super().save(*args, **kwargs)
+        home = using or router.db_for_write(type(self), instance=self)
+        with transaction.atomic(using=home):
+            self._refuse_changes(home, kwargs.get("update_fields"))
+            super().save(*args, **kwargs)
 
-    def _refuse_moving(self, using: str | None, update_fields: Iterable[str] | None) -> None:
-        fields = ("schema_name", "module")
-        written = set(fields) - self.get_deferred_fields()
+    def _refuse_changes(self, using: str | None, update_fields: Iterable[str] | None) -> None:
+        written = {"schema_name", "module", "status"} - self.get_deferred_fields()
         if update_fields is not None:
             written &= set(update_fields)
-        if not written:
-            return
-        stored = type(self)._base_manager.using(using).filter(pk=self.pk).values_list(*fields).first()
-        for field, value in zip(fields, stored or (), strict=False):
-            if field in written and getattr(self, field) != value:
-                raise UnsafeStatement(
-                    f"The tenant's {field} is {value!r}; saving {getattr(self, field)!r} would part the tenant from "
-                    "its schema. It cannot be changed by saving."
-                )
+        if written:
+            provisioning.refuse_changes(self, using, written)
+
+    def provision(self, *, adopt: bool = False) -> bool:
+        """Make the schema of a tenant that was saved without it, and return whether that was still to do.
+
+        It may be called twice at once: the second call waits, and finds it done. Where it fails, the status is
+        ``failed``, and it may be called again.
+
+        Args:
+            adopt: as of ``save``.
+
+        Raises:
+            WrongStatus: the tenant is being deleted.
+            DoesNotExist: the tenant was deleted.
+            SchemaExists, SchemaDoesNotExist, SchemaDiffers: as of ``save``.
+        """
+        return provisioning.complete(self, adopt=adopt)
+
+    def suspend(self) -> bool:
+        """Take the tenant out of service, and return whether it was in service.
+
+        Raises:
+            WrongStatus: it has no schema yet, or is being deleted.
+            DoesNotExist: the tenant was deleted.
+        """
+        return provisioning.suspend(self)
+
+    def resume(self) -> bool:
+        """Take the tenant back into service, and return whether it was suspended.
+
+        Raises:
+            WrongStatus: it has no schema yet, or is being deleted.
+            DoesNotExist: the tenant was deleted.
+        """
+        return provisioning.resume(self)
+
+    for _changes in (provision, suspend, resume):
+        _changes.alters_data = True  # type: ignore[attr-defined]
+    del _changes
 
     @property
     def is_active(self) -> bool:
@@ -198,13 +291,33 @@ class DomainMixin(models.Model):
 
 @receiver(class_prepared)
 def _tie_schema_to_row(sender: type[models.Model], **kwargs: Any) -> None:
-    # Tenant models and their proxies alone: a listener to all would make every delete of the project load its rows.
-    if issubclass(sender, TenantMixin) and not sender._meta.abstract:
-        post_delete.connect(_drop_schema, sender=sender, dispatch_uid="pg_tenants.drop_schema")
+    # The tenants' own model and its proxies alone: a listener to all would make every delete of the project load rows.
+    if issubclass(sender, TenantMixin) and not sender._meta.abstract and provisioning.owns_row(sender):
+        for signal, function in (
+            (pre_delete, _before_delete),
+            (post_delete, _after_delete),
+            (pre_save, _before_save),
+            (post_save, _after_save),
+        ):
+            signal.connect(function, sender=sender, dispatch_uid="pg_tenants.models")
 
 
-def _drop_schema(instance: Any, **kwargs: Any) -> None:
-    provisioning.deprovision(instance)
+def _before_delete(instance: Any, using: str, **kwargs: Any) -> None:
+    provisioning.before_delete(instance, using)
+
+
+def _after_delete(instance: Any, using: str, **kwargs: Any) -> None:
+    provisioning.after_delete(instance, using)
+
+
+def _before_save(instance: Any, raw: bool, using: str, **kwargs: Any) -> None:
+    if raw:
+        provisioning.before_raw_save(instance, using)
+
+
+def _after_save(instance: Any, raw: bool, created: bool, using: str, **kwargs: Any) -> None:
+    if raw and created:
+        provisioning.complete_raw(instance, using)
 
 
 def tenant_model() -> type[Any]:

@@ -70,7 +70,10 @@ def fixed_targets(using: str = DEFAULT_DB_ALIAS) -> list[Target]:
 
 
 def tenant_targets(using: str = DEFAULT_DB_ALIAS) -> list[Target]:
-    """Return the tenants' schemas that live on an alias, sorted by name; none before the tenants' table exists."""
+    """Return the tenants' schemas that live on an alias, sorted by name; none before the tenants' table exists.
+
+    Tenants whose schema is still to be made are left out: it is made with all migrations.
+    """
     modules = required_registry()
     model = apps.get_model(conf.require().tenant_model)
     home = router.db_for_read(model)
@@ -78,7 +81,8 @@ def tenant_targets(using: str = DEFAULT_DB_ALIAS) -> list[Target]:
         place = next((module.schema for module in modules.of_app(model._meta.app_label) if module.is_fixed), None)
         if place is None or not schemas.table_exists(model._meta.db_table, schema=place, using=home):
             return []
-        tenants = list(model._base_manager.using(home).order_by("schema_name"))
+        made = model._base_manager.using(home).exclude(status__in=("provisioning", "failed"))
+        tenants = list(made.order_by("schema_name"))
     found = [_tenant_target(modules, tenant) for tenant in tenants]
     return [target for target in found if target.problem or target.modules[0].database == using]
 

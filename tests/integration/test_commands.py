@@ -91,7 +91,7 @@ def test_create_tenant_with_a_mistake(taken: Any, args: list[str], part: str) ->
 def taken(open_db: None) -> Any:
     """Return a row of a tenant that costs no schema."""
     tenant = Tenant(schema_name="taken", name="Taken", module="tenant", status="active", created_at=timezone.now())
-    tenant.save_base(raw=True, force_insert=True)
+    Tenant._base_manager.bulk_create([tenant])
     Domain.objects.create(domain="taken.localhost", tenant=tenant)
     return tenant
 
@@ -116,7 +116,7 @@ def test_list_tenants(taken: Any) -> None:
     """For people, for machines, by status; the primary domain first."""
     Domain.objects.create(domain="a.localhost", tenant=taken, is_primary=False)
     other = Tenant(schema_name="asleep", name="Asleep", module="tenant", status="suspended", created_at=timezone.now())
-    other.save_base(raw=True, force_insert=True)
+    Tenant._base_manager.bulk_create([other])
     lines = run("list_tenants").splitlines()
     assert [line.split()[:2] for line in lines] == [["asleep", "suspended"], ["taken", "active"]]
     assert lines[1].endswith("taken.localhost, a.localhost")
@@ -189,7 +189,7 @@ def test_delete_tenant_that_is_not_there(taken: Any, open_db: None) -> None:
     with pytest.raises(CommandError, match=r"no tenant 'takn'\. Did you mean 'taken'\?"):
         run("delete_tenant", "takn", "--noinput")
     Domain.objects.all().delete()
-    Tenant.objects.all()._raw_delete("default")
+    Tenant._base_manager.all()._raw_delete("default")
     with pytest.raises(CommandError, match="There is no tenant yet"):
         run("delete_tenant", "taken", "--noinput")
 
@@ -246,7 +246,7 @@ def test_a_command_in_one_tenant(acme: Any, globex: Any, probe: Probe) -> None:
 def test_a_command_in_some_and_in_all_tenants(acme: Any, globex: Any, probe: Probe) -> None:
     """All are the active ones, in the order of their names; the output says which is which."""
     make_tenant("initech")
-    Tenant.objects.filter(schema_name="globex").update(status="suspended")
+    Tenant.objects.get(schema_name="globex").suspend()
     run("tenant_command", "--schema", "globex", "--schema", "acme", "--schema", "globex", "probe")
     assert [ran[0] for ran in probe.ran] == ["globex", "acme"]
     probe.ran.clear()

@@ -227,7 +227,7 @@ def test_a_tenant_that_is_not_active_is_a_503(ask: Ask, acme: Any) -> None:
     """Suspended, half made, failed or going: nothing of it is shown, and the client is told to come back."""
     assert {"provisioning", "suspended", "deleting", "failed"} < set(TenantStatus.values)
     for status in [*TenantStatus.values, "unheard-of"]:
-        Tenant.objects.update(status=status)
+        Tenant._base_manager.update(status=status)
         response = ask("acme.localhost")
         assert response.status_code == (200 if status == "active" else 503), status
         assert current_schema() is None
@@ -238,7 +238,7 @@ def test_a_tenant_that_is_not_active_is_a_503(ask: Ask, acme: Any) -> None:
 
 def test_a_503_without_a_template(acme: Any) -> None:
     """Plain text."""
-    Tenant.objects.update(status="suspended")
+    Tenant._base_manager.update(status="suspended")
     templates = [{"BACKEND": "django.template.backends.django.DjangoTemplates"}]
     with override_settings(TEMPLATES=templates):
         response = Client().get("/what/", headers={"host": "acme.localhost"})

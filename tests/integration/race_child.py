@@ -1,0 +1,62 @@
+"""A process of its own that makes and deletes tenants when it is told to, for tests of races and kills.
+
+It reads lines such as ``create acme`` and answers each with one of ``ok`` or the error's class and text. After
+``stop post_tenant_create`` it says ``stopped`` when that signal comes, and waits for another line before it goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import django
+from django.conf import settings
+
+
+def main() -> None:
+    settings.DATABASES["default"]["NAME"] = sys.argv[1]
+    django.setup()
+    say("ready")
+    for line in sys.stdin:
+        try:
+            obey(*line.split())
+        except Exception as exc:  # noqa: BLE001
+            say(f"{type(exc).__name__}: {exc}".replace("\n", " "))
+        else:
+            say("ok")
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def obey(verb: str, name: str) -> None:
+    from django.core.management import call_command
+    from django.db.models import signals as djangos
+
+    from example_project.customers.models import Tenant
+    from pg_tenants import signals
+
+    if verb == "create":
+        Tenant.objects.create(schema_name=name, name=name)
+    elif verb == "command":
+        call_command("create_tenant", name, "--set", f"name={name}", verbosity=0)
+    elif verb == "delete":
+        for tenant in Tenant.objects.filter(schema_name=name):
+            tenant.delete()
+    elif verb == "provision":
+        Tenant.objects.get(schema_name=name).provision()
+    elif verb == "stop":
+        signal = getattr(signals, name, None) or getattr(djangos, name)
+        # Django's own signals of tenants alone; post_migrate has apps as senders.
+        sender = None if name == "post_migrate" else Tenant
+        signal.connect(stop, sender=sender, weak=False)
+
+
+def stop(**kwargs: Any) -> None:
+    say("stopped")
+    sys.stdin.readline()
+
+
+if __name__ == "__main__":
+    main()
