@@ -105,8 +105,8 @@ class TenantAdmin(admin.ModelAdmin):
 
     form = TenantForm
     actions = ("suspend", "resume", "provision")
-    list_display: ClassVar[Any] = ("schema_name", "status_label", "primary_domain", "created_at")
-    list_filter = ("status", "created_at")
+    list_display: Any = ("schema_name", "status_label", "primary_domain", "created_at")
+    list_filter: ClassVar[Any] = ("status", "created_at")
     search_fields: ClassVar[Any] = ("schema_name", "domains__domain")
 
     class Media:
