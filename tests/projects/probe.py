@@ -66,17 +66,17 @@ def new_database(server_params: dict[str, Any], suffix: str) -> Iterator[dict[st
             connection.execute(drop)
 
 
-def run_probes(project: str, server_params: dict[str, Any], *options: str) -> dict[str, str]:
+def run_probes(project: str, server_params: dict[str, Any], **environment: str) -> dict[str, str]:
     """Run a project's probes on a new database, and return their errors by name.
 
     Args:
         project: the folder below tests/projects.
         server_params: how psycopg connects to the server.
-        options: of Python, such as filters of warnings.
+        environment: variables of the program.
     """
     with new_database(server_params, project) as environ:
-        environ["DJANGO_SETTINGS_MODULE"] = f"tests.projects.{project}.settings"
-        command = [sys.executable, "-W", "error", *options, "-m", f"tests.projects.{project}.probes"]
+        environ |= {"DJANGO_SETTINGS_MODULE": f"tests.projects.{project}.settings", **environment}
+        command = [sys.executable, "-W", "error", "-m", f"tests.projects.{project}.probes"]
         done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == 0, done.stderr
         found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
