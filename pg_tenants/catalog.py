@@ -94,7 +94,7 @@ def _same(wanted: str | None, found: str | None, model: str, other: str) -> bool
 
 def _without(schema: str, definition: str) -> str:
     # Only where it is a name: before a dot and outside quotes, or among the settings of a function.
-    name = rf'(?<![\w$."\'])(?:{re.escape(schema)}\b|"{re.escape(schema)}")'
+    name = rf'(?<![\w$."\'])(?:{re.escape(schema)}\b|{re.escape(quote(schema))})'
     return re.sub(rf"{name}(?=\s*\.)", "{schema}", re.sub(rf"(?<=search_path=){name}", "{schema}", definition))
 
 
@@ -156,10 +156,12 @@ _QUERIES = {
                 AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype IN ('a', 'i')))
         FROM pg_catalog.pg_sequence s {of} = s.seqrelid""",
     "trigger": """
-        SELECT t.relname || '.' || g.tgname, pg_catalog.pg_get_triggerdef(g.oid, true) || ' enabled ' || g.tgenabled::text
+        SELECT t.relname || '.' || g.tgname,
+            pg_catalog.concat_ws(' ', pg_catalog.pg_get_triggerdef(g.oid, true), 'enabled', g.tgenabled)
         FROM pg_catalog.pg_trigger g {of} = g.tgrelid WHERE NOT g.tgisinternal""",
     "rule": """
-        SELECT t.relname || '.' || r.rulename, pg_catalog.pg_get_ruledef(r.oid, true) || ' enabled ' || r.ev_enabled::text
+        SELECT t.relname || '.' || r.rulename,
+            pg_catalog.concat_ws(' ', pg_catalog.pg_get_ruledef(r.oid, true), 'enabled', r.ev_enabled)
         FROM pg_catalog.pg_rewrite r {of} = r.ev_class WHERE r.rulename <> '_RETURN'""",
     "policy": """
         SELECT t.relname || '.' || p.polname, pg_catalog.concat_ws(' ',
@@ -184,7 +186,8 @@ _QUERIES = {
             (SELECT pg_catalog.concat_ws(' ', a.aggtransfn, a.aggfinalfn, a.aggtranstype::pg_catalog.regtype,
                 a.agginitval) FROM pg_catalog.pg_aggregate a WHERE a.aggfnoid = p.oid))
         FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
-        WHERE p.pronamespace = {schema}""",
+        WHERE p.pronamespace = {schema} AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend
+            WHERE classid = p.tableoid AND objid = p.oid AND deptype = 'i')""",
     "type": """
         SELECT y.typname, pg_catalog.concat_ws(' ',
             CASE y.typtype WHEN 'e' THEN 'enum' WHEN 'd' THEN 'domain' WHEN 'c' THEN 'composite' WHEN 'r' THEN 'range'

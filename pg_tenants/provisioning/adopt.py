@@ -41,8 +41,8 @@ def take_over(schema: str, module: Module) -> None:
         schemas.create(model, using=using)
         migrate_target(Target(model, (module,)), Options(verbosity=0, run_syncdb=True), using=using)
         model_name = connection.physical_schema(model)
-        found = differences(model_name, name, using=using)
-        found += _unequal_migrations(model_name, name, module)
+        # The migrations first: where one is missing, it explains the rest.
+        found = _unequal_migrations(model_name, name, module) + differences(model_name, name, using=using)
         transaction.set_rollback(True, using=using)
     if found:
         lines = [f"  {difference}" for difference in found[:_SHOWN]]
