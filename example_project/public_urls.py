@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from django.urls import path
 
+from example_project.customers.admin import public_site
 from example_project.customers.views import LandingView
 
-urlpatterns = [path("", LandingView.as_view(), name="landing")]
+urlpatterns = [
+    path("", LandingView.as_view(), name="landing"),
+    path("admin/", public_site.urls),
+]

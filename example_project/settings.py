@@ -54,7 +54,17 @@ PG_TENANTS = {
     "TENANT_MODEL": "customers.Tenant",
     "DOMAIN_MODEL": "customers.Domain",
     "MODULES": {
-        "shared": {"schema": "public", "apps": ["example_project.customers"]},
+        # Users are in both: those in public manage the companies, those of a company its notes.
+        "shared": {
+            "schema": "public",
+            "apps": [
+                "example_project.customers",
+                "django.contrib.contenttypes",
+                "django.contrib.auth",
+                "django.contrib.sessions",
+                "django.contrib.admin",
+            ],
+        },
         "billing": {"schema": "billing", "apps": ["example_project.billing"]},
         "tenant": {
             "apps": [

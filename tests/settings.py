@@ -21,6 +21,11 @@ DATA = os.environ.setdefault("PG_TENANTS_TEST_DATA", str(Path(tempfile.gettempdi
 DATABASES = {"default": database("pgserver:///postgres")}
 PG_TENANTS = {
     **EXAMPLE_PG_TENANTS,
+    # Users are each tenant's alone, unlike in the example, whose own modules tests/integration/test_admin.py has.
+    "MODULES": {
+        **EXAMPLE_PG_TENANTS["MODULES"],
+        "shared": {"schema": "public", "apps": ["example_project.customers"]},
+    },
     "PGSERVER": {
         "name": "tests",
         "data": DATA,
