@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.apps import apps
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
@@ -15,6 +14,9 @@ if TYPE_CHECKING:
     from django.db.models import Model
 
 __all__ = ["TenantRouter"]
+
+DATABASE_CACHE = "django_cache"
+"""What Django calls the app of its database cache, which is none: the table is made where createcachetable is run."""
 
 
 class TenantRouter:
@@ -39,8 +41,8 @@ class TenantRouter:
         connection = connections[db]
         if modules is None or not isinstance(connection, TenantDatabaseWrapperMixin) or not connection.is_tenant_aware:
             return None
-        if app_label not in apps.app_configs:
-            return None  # No app, but the table of Django's database cache: it is made where one asks for it.
+        if app_label == DATABASE_CACHE:
+            return None
         homes = modules.of_app(app_label)
         target = active()
         if target is None:
