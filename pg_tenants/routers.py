@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.apps import apps
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
@@ -17,8 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TenantRouter"]
 
-CACHE_TABLES = "django_cache"
-"""What Django calls the app of the tables that ``createcachetable`` makes; all tenants share them."""
+
+DATABASE_CACHE = "django_cache"
+"""What Django calls the app of its database cache, which is none: the table is made where createcachetable is run."""
 
 
 class TenantRouter:
@@ -53,12 +53,10 @@ class TenantRouter:
         connection = connections[db]
         if modules is None or not isinstance(connection, TenantDatabaseWrapperMixin) or not connection.is_tenant_aware:
             return None
-        if app_label not in apps.app_configs:
-            return None  # No app, but the table of Django's database cache: it is made where one asks for it.
+        if app_label == DATABASE_CACHE:
+            return None
         homes = modules.of_app(app_label)
         target = active()
-        if app_label == CACHE_TABLES:
-            return target is None
         if target is None:
             return any(module.is_fixed and module.database == db for module in homes)
         return any(module in homes and module.database == db for module in modules.of_active(target))
