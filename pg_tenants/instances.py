@@ -14,11 +14,13 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from django.core.signals import setting_changed
 from django.db import connections, router
 from django.db.models import Model, QuerySet
 from django.db.models.fields import related_descriptors
 from django.db.models.query import RawQuerySet
 from django.db.models.sql import Query
+from django.dispatch import receiver
 
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
 from pg_tenants.context import current_schema
@@ -73,9 +75,27 @@ def _schema_on(alias: str) -> object:
     return known[2] or current_schema()
 
 
+_tenant_apps: frozenset[str] | None = None
+
+
 def _is_per_tenant(model: Any) -> bool:
+    # Asked once per query and more, so the registry is not looked up each time.
+    apps = _tenant_apps
+    return model._meta.app_label in (apps if apps is not None else _read_tenant_apps())
+
+
+def _read_tenant_apps() -> frozenset[str]:
+    global _tenant_apps
     modules = registry()
-    return modules is not None and model._meta.app_label in modules.tenant_apps
+    _tenant_apps = frozenset() if modules is None else modules.tenant_apps
+    return _tenant_apps
+
+
+@receiver(setting_changed)
+def _forget_tenant_apps(setting: str, **kwargs: Any) -> None:
+    global _tenant_apps
+    if setting in ("PG_TENANTS", "INSTALLED_APPS"):
+        _tenant_apps = None
 
 
 def schema_of_app(app_label: str, alias: str) -> str | None:
@@ -204,7 +224,8 @@ class _Alias(property):
             model = queryset.model
             if model is None or not _is_per_tenant(model):
                 return str(alias)
-            check(queryset._hints.get("instance"), alias)
+            if queryset._hints:
+                check(queryset._hints.get("instance"), alias)
             schema = _schema_on(alias)
             given = queryset._db
             if type(given) is TenantAlias and given.schema != schema and schema is not _ELSEWHERE:

@@ -90,6 +90,11 @@ class Registry:
         return {module.schema: module for module in reversed(self.fixed) if module.schema}
 
     @cached_property
+    def is_in_one_database(self) -> bool:
+        """Whether all modules live on the default alias."""
+        return all(module.database == DEFAULT_DB_ALIAS for module in self)
+
+    @cached_property
     def tenant_apps(self) -> frozenset[str]:
         """Return the labels of the apps that each tenant has tables of, those in a fixed module as well included."""
         return frozenset(label for module in self.tenant for label in module.apps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import connections
 
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
 from pg_tenants.context import active
@@ -64,7 +64,7 @@ class TenantRouter:
 
 def _choice(model: type[Model]) -> str | None:
     modules = registry()
-    if modules is None or all(module.database == DEFAULT_DB_ALIAS for module in modules):
+    if modules is None or modules.is_in_one_database:
         return None
     return _home(model._meta.app_label)
 
