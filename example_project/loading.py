@@ -32,7 +32,7 @@ __all__ = [
 COMPANIES = Path(__file__).parent / "data" / "companies.json"
 """The data file that comes with the example."""
 
-STAFF_PASSWORD = "demo-public"
+STAFF_PASSWORD = "demo-public"  # noqa: S105  # the demo prints it
 """Password of the user ``admin`` of the public site."""
 
 
