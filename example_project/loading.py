@@ -16,12 +16,24 @@ from django.utils.crypto import get_random_string
 from example_project.billing.models import Invoice, InvoiceLine
 from example_project.customers.models import Domain, Tenant
 from example_project.notes.models import Note, Tag
-from pg_tenants import tenant_context
+from pg_tenants import schema_context, tenant_context
 
-__all__ = ["COMPANIES", "Company", "demo_password", "load_companies", "load_company", "read_companies"]
+__all__ = [
+    "COMPANIES",
+    "STAFF_PASSWORD",
+    "Company",
+    "demo_password",
+    "load_companies",
+    "load_company",
+    "load_staff",
+    "read_companies",
+]
 
 COMPANIES = Path(__file__).parent / "data" / "companies.json"
 """The data file that comes with the example."""
+
+STAFF_PASSWORD = "demo-public"  # noqa: S105  # the demo prints it
+"""Password of the user ``admin`` of the public site."""
 
 
 class PersonData(TypedDict):
@@ -108,6 +120,13 @@ def load_company(company: Company, *, base_domain: str = "localhost") -> Tenant:
                 _load_notes(company)
                 _load_invoices(company, tenant)
     return tenant
+
+
+def load_staff() -> None:
+    """Make the user ``admin`` of the public site, unless it is there."""
+    with schema_context("public"):
+        if not User.objects.filter(username="admin").exists():
+            User.objects.create_superuser("admin", "admin@example.com", STAFF_PASSWORD)
 
 
 def demo_password(tenant: Tenant) -> str:

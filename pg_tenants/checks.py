@@ -51,6 +51,7 @@ def register() -> None:
     checks.register(check_models, Tags.models)
     checks.register(check_installation)
     checks.register(check_surroundings)
+    checks.register(check_admin, Tags.admin)
     checks.register(check_databases, Tags.database)
 
 
@@ -250,6 +251,44 @@ def check_installation(app_configs: Sequence[Any] | None = None, **kwargs: Any) 
         except ConfigurationError as exc:
             found.append(Error(str(exc), hint="See the settings reference.", id="pg_tenants.E017"))
     return [*found, *_middleware_order(), *_shared_cache()]
+
+
+def check_admin(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Find a TENANT_MODEL in the admin that makes schemas inside requests, or whose users have no shared tables."""
+    config, modules = conf.get(), registry()
+    if config is None or modules is None or not apps.is_installed("django.contrib.admin"):
+        return []
+    # Models, which this imports, can be imported only after the apps are loaded.
+    from django.contrib.admin.sites import all_sites  # noqa: PLC0415
+
+    from pg_tenants.admin import TenantAdmin  # noqa: PLC0415
+
+    found: list[CheckMessage] = []
+    registered = [
+        entry for site in all_sites for model, entry in site._registry.items() if issubclass(model, TenantMixin)
+    ]
+    for entry in registered:
+        if not isinstance(entry, TenantAdmin):
+            found.append(
+                Warning(
+                    f"{type(entry).__name__}, of {entry.model.__name__}, does not inherit from TenantAdmin: schemas "
+                    "are made inside requests, and tenants' own administrators may reach all tenants.",
+                    hint=f"Write class {type(entry).__name__}(TenantAdmin), from pg_tenants.admin.",
+                    id="pg_tenants.W090",
+                )
+            )
+    needed = ("admin", "contenttypes", settings.AUTH_USER_MODEL.partition(".")[0])
+    lacking = [label for label in needed if not any(module.is_fixed for module in modules.of_app(label))]
+    if registered and lacking:
+        found.append(
+            Warning(
+                f"Tenants are in the admin, which is for the public hosts, and {', '.join(map(repr, lacking))} in no "
+                "fixed module, so there are no tables there for its users and its log.",
+                hint="Add these apps to the fixed module of the TENANT_MODEL; they may be in tenant modules as well.",
+                id="pg_tenants.W091",
+            )
+        )
+    return found
 
 
 def _middleware_order() -> Iterator[CheckMessage]:

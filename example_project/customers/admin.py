@@ -38,7 +38,7 @@ class CompanyDomainInline(DomainInline):
 class CompanyAdmin(TenantAdmin):
     """The companies."""
 
-    list_display = ("name", "status_label", "primary_domain", "plan", "city", "schema_name", "created_at")
+    list_display = ("name", "status_label", "primary_domain", "plan", "created_at")
     list_filter = ("status", "plan", "created_at")
     search_fields = ("name", "schema_name", "city", "domains__domain")
     inlines = (CompanyDomainInline,)

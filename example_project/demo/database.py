@@ -12,7 +12,7 @@ from django.db import connections
 
 from example_project.billing.models import Invoice
 from example_project.customers.models import Tenant
-from example_project.loading import load_companies, read_companies
+from example_project.loading import load_companies, load_staff, read_companies
 from pg_tenants import conf, schemas
 from pg_tenants.server import Server, ServerConfig
 
@@ -58,6 +58,7 @@ class Database:
         if self._reset and self._server is None:
             self._remove_companies()
         began = time.monotonic()
+        load_staff()
         tenants = load_companies()
         self._say(f"{len(tenants)} companies are there ({time.monotonic() - began:.1f} s).")
         return tenants

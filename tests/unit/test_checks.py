@@ -16,6 +16,7 @@ from django.core.checks import CheckMessage
 from django.db import connections, models
 from django.test import override_settings
 
+from example_project.settings import PG_TENANTS as EXAMPLE
 from pg_tenants import checks, conf
 from pg_tenants.backends.postgresql.base import DatabaseWrapper
 from pg_tenants.exceptions import ConfigurationError
@@ -50,7 +51,8 @@ def says(message: CheckMessage, *parts: str) -> None:
 
 def test_the_example_project_has_no_problem() -> None:
     """Nor have Django's own checks one."""
-    assert django_checks.run_checks() == []
+    with override_settings(PG_TENANTS=EXAMPLE):
+        assert django_checks.run_checks() == []
 
 
 def test_every_id_has_a_test_here() -> None:
@@ -506,3 +508,28 @@ def test_messages_of_models_name_the_field() -> None:
     modules["tenant"] = {"apps": [app for app in MODULES["tenant"]["apps"] if "admin" not in app]}
     found = run(checks.check_models, MODULES=modules)
     assert all(isinstance(message.obj, models.Field) for message in found)
+
+
+# -- the admin --------------------------------------------------------------------------------------------------------
+
+
+def test_w090_an_admin_class_that_makes_schemas_inside_requests() -> None:
+    """The class is named, and what to inherit from."""
+    from django.contrib import admin
+
+    from example_project.customers.models import Tenant
+
+    site = admin.AdminSite(name="w090")
+    site.register(Tenant)
+    message = only(run(checks.check_admin, MODULES=EXAMPLE["MODULES"]), "pg_tenants.W090")
+    says(message, "ModelAdmin, of Tenant", "class ModelAdmin(TenantAdmin)")
+    site.unregister(Tenant)
+    assert run(checks.check_admin, MODULES=EXAMPLE["MODULES"]) == []
+
+
+def test_w091_an_admin_whose_users_have_no_tables() -> None:
+    """The apps that are missing in the fixed modules are named."""
+    import example_project.customers.admin  # noqa: F401
+
+    message = only(checks.check_admin(), "pg_tenants.W091")
+    says(message, "'admin', 'contenttypes', 'auth'", "fixed module of the TENANT_MODEL")

@@ -198,6 +198,21 @@ def mistakes_are_errors_of_the_form() -> None:
 
 
 @probe
+def the_module_is_chosen_where_there_are_several() -> None:
+    """From the tenant modules; where there is one, it is not asked for."""
+    from django.conf import settings
+    from django.test import override_settings
+
+    model_admin, request = CompanyAdmin(Tenant, public_site), mock.Mock()
+    assert "module" not in model_admin.get_form(request).base_fields
+    modules = {**settings.PG_TENANTS["MODULES"], "shop": {"apps": ["example_project.notes"]}}
+    with override_settings(PG_TENANTS={**settings.PG_TENANTS, "MODULES": modules}):
+        field: Any = model_admin.get_form(request).base_fields["module"]
+        assert [value for value, _ in field.choices] == ["tenant", "shop"]
+        assert "module" not in model_admin.get_form(request, Tenant.objects.get(schema_name="acme")).base_fields
+
+
+@probe
 def a_tenant_that_is_there_keeps_its_schema() -> None:
     """Its name and status are text on the page; what a forged form says about them is not looked at."""
     acme = Tenant.objects.get(schema_name="acme")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import django
+
 from pg_tenants.conf import database
 
 SECRET_KEY = "tests"
@@ -81,7 +83,10 @@ CACHES = {
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 USE_TZ = True
 STATIC_URL = "static/"
-EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
+if django.VERSION >= (6, 1):
+    MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
+else:
+    EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
 LOGGING = {"version": 1, "disable_existing_loggers": True, "loggers": {"django.request": {"level": "CRITICAL"}}}
 
 DEBUG_TOOLBAR_CONFIG = {

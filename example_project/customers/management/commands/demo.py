@@ -14,7 +14,7 @@ from example_project.customers.models import Tenant
 from example_project.demo.check import CheckFailed, check
 from example_project.demo.database import Database
 from example_project.demo.site import Site
-from example_project.loading import demo_password
+from example_project.loading import STAFF_PASSWORD, demo_password
 from pg_tenants.exceptions import PgTenantsError
 
 
@@ -67,7 +67,9 @@ class Command(BaseCommand):
             self.say(self.style.MIGRATE_HEADING(f"  {address}") + f"  {tenant.name}")
             self.say(f"      admin: {address}admin/  user admin, password {demo_password(tenant)}")
         self.say("")
-        self.say(f"Start at {site.address('localhost')}, which lists them. What to try next:")
+        address = site.address("localhost")
+        self.say(f"Start at {address}, which lists them. What to try next:")
+        self.say(f"  · make and suspend a company: {address}admin/  user admin, password {STAFF_PASSWORD}")
         self.say("  · search the same word at two companies; sign in at one and look at the other")
         self.say("  · python manage.py create_tenant umbrella --domain umbrella.localhost --set name=Umbrella")
         self.say("  · python manage.py tenant_command --schema acme shell")
