@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pg_tenants.backends import compiler
 from pg_tenants.backends.prefix import quote
 from pg_tenants.context import active
+from pg_tenants.exceptions import NoActiveTenant
 from pg_tenants.modules import TableName, has_ambiguous_tables, registry
 
 if TYPE_CHECKING:
@@ -42,6 +43,17 @@ class TenantOperationsMixin(_Base):
             return quoted
         schema = name.schema(active(), modules)
         return quoted if schema is None else f"{quote(connection.physical_schema(schema))}.{quoted}"
+
+    def sql_flush(self, style: Any, tables: Any, **kwargs: Any) -> list[str]:
+        """Return the statements that empty tables; without a tenant, those of fixed modules are meant."""
+        return super().sql_flush(style, [self._meant_by_flush(table) for table in tables], **kwargs)
+
+    def _meant_by_flush(self, table: str) -> str:
+        try:
+            self.quote_name(table)
+        except NoActiveTenant:
+            return str(table)
+        return table
 
     def for_update_sql(
         self, nowait: bool = False, skip_locked: bool = False, of: Any = (), no_key: bool = False
