@@ -583,8 +583,8 @@ def test_delete_never_drops_a_fixed_modules_schema(acme: Any, raw: Raw, name: st
 
 
 def test_other_models_deletes_have_no_listener(acme: Any, django_assert_num_queries: Any) -> None:
-    """Deleting them takes one statement, without loading rows first."""
-    for model in (Invoice, Note, Tag, Domain):
+    """Deleting them takes one statement, without loading rows first; domains take two, so that it is noticed."""
+    for model in (Invoice, Note, Tag):
         assert not post_delete.has_listeners(model), model
         assert not pre_delete.has_listeners(model), model
         assert not post_init.has_listeners(model), model
@@ -593,7 +593,7 @@ def test_other_models_deletes_have_no_listener(acme: Any, django_assert_num_quer
         tenant_id=acme.pk, number="1", customer_name="x", issued_on="2024-01-01", due_on="2024-01-01", currency="EUR"
     )
     with transaction.atomic():
-        with django_assert_num_queries(1):
+        with django_assert_num_queries(2):
             Domain.objects.all().delete()
         with tenant_context(acme), django_assert_num_queries(1):
             Note.tags.through.objects.all().delete()
