@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 from example_project.settings import *  # noqa: F403
-from example_project.settings import PG_TENANTS as EXAMPLE_PG_TENANTS
 from pg_tenants.conf import database
+from tests.child_settings import PG_TENANTS as CHILD_PG_TENANTS
 
 DATA_PREFIX = "pg_tenants_tests-"
 # The process that imports this first is the one that pytest was started as; xdist's workers inherit its environment.
@@ -20,12 +20,7 @@ DATA = os.environ.setdefault("PG_TENANTS_TEST_DATA", str(Path(tempfile.gettempdi
 
 DATABASES = {"default": database("pgserver:///postgres")}
 PG_TENANTS = {
-    **EXAMPLE_PG_TENANTS,
-    # Users are each tenant's alone, unlike in the example, whose own modules tests/integration/test_admin.py has.
-    "MODULES": {
-        **EXAMPLE_PG_TENANTS["MODULES"],
-        "shared": {"schema": "public", "apps": ["example_project.customers"]},
-    },
+    **CHILD_PG_TENANTS,
     "PGSERVER": {
         "name": "tests",
         "data": DATA,

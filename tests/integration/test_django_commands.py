@@ -64,7 +64,7 @@ def environ(server_params: dict[str, Any]) -> dict[str, str]:
         **os.environ,
         "PATH": f"{PSQL}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
-        "DJANGO_SETTINGS_MODULE": "example_project.settings",
+        "DJANGO_SETTINGS_MODULE": "tests.child_settings",
         "DATABASE_URL": f"postgresql://{user}:{password}@{place}/{server_params['dbname']}",
     }
 

@@ -310,7 +310,8 @@ def test_tests_that_flush(open_db: None, raw: Any) -> None:
     Domain.objects.create(domain="flushed.localhost", tenant=tenant)
     assert status("flushed.localhost") == "active"
     try:
-        call_command("flush", interactive=False, verbosity=0)
+        # As Django's TransactionTestCase gives it.
+        call_command("flush", interactive=False, verbosity=0, inhibit_post_migrate=False)
         assert status("flushed.localhost") is None
     finally:
         from pg_tenants import schemas

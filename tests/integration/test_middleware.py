@@ -25,6 +25,7 @@ from pg_tenants import current_schema, current_tenant, tenant_context
 from pg_tenants.exceptions import TenantNotFound
 from pg_tenants.middleware import TenantMiddleware
 from pg_tenants.models import TenantStatus
+from tests.conftest import set_status
 
 RAW: dict[str, Any] = settings.PG_TENANTS
 SEEN: list[Any] = []
@@ -227,7 +228,7 @@ def test_a_tenant_that_is_not_active_is_a_503(ask: Ask, acme: Any) -> None:
     """Suspended, half made, failed or going: nothing of it is shown, and the client is told to come back."""
     assert {"provisioning", "suspended", "deleting", "failed"} < set(TenantStatus.values)
     for status in [*TenantStatus.values, "unheard-of"]:
-        Tenant._base_manager.update(status=status)
+        set_status(acme, status)
         response = ask("acme.localhost")
         assert response.status_code == (200 if status == "active" else 503), status
         assert current_schema() is None
@@ -238,7 +239,7 @@ def test_a_tenant_that_is_not_active_is_a_503(ask: Ask, acme: Any) -> None:
 
 def test_a_503_without_a_template(acme: Any) -> None:
     """Plain text."""
-    Tenant._base_manager.update(status="suspended")
+    set_status(acme, "suspended")
     templates = [{"BACKEND": "django.template.backends.django.DjangoTemplates"}]
     with override_settings(TEMPLATES=templates):
         response = Client().get("/what/", headers={"host": "acme.localhost"})

@@ -59,10 +59,13 @@ def in_thread(function: Callable[[], Any]) -> Any:
 def test_the_public_names() -> None:
     """They are the contract's, and importing them loads no models."""
     assert set(pg_tenants.__all__) == {
+        "across_tenants",
         "activate",
+        "afor_each_tenant",
         "current_schema",
         "current_tenant",
         "deactivate",
+        "for_each_tenant",
         "schema_context",
         "tenant_context",
     }
