@@ -13,6 +13,7 @@ from pathlib import Path
 from example_project.settings import *  # noqa: F403
 from pg_tenants.conf import database
 from tests.child_settings import PG_TENANTS as CHILD_PG_TENANTS
+from tests.child_settings import SILENCED_SYSTEM_CHECKS as CHILD_SILENCED
 
 DATA_PREFIX = "pg_tenants_tests-"
 # The process that imports this first is the one that pytest was started as; xdist's workers inherit its environment.
@@ -29,6 +30,7 @@ PG_TENANTS = {
         "postgres_conf": {"fsync": "off", "max_connections": 300, "max_locks_per_transaction": 1024},
     },
 }
+SILENCED_SYSTEM_CHECKS = CHILD_SILENCED
 DEBUG = False
 SECRET_KEY = "tests"
 ALLOWED_HOSTS = ["*"]
