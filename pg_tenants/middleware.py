@@ -64,13 +64,8 @@ class RequestContext(ActiveContext):
             set_script_prefix(self.outer)
 
 
-class TenantMiddleware:
-    """Finds the tenant of each request, sets ``request.tenant``, and makes it active; for WSGI and ASGI.
-
-    An unknown tenant or host is a 404, a tenant that is not active a 503. Where no resolver of ``RESOLVERS`` finds
-    anything that names a tenant, a host of ``PUBLIC_HOSTS`` is served with ``PUBLIC_URLCONF`` in the schema of the
-    TENANT_MODEL, mostly ``public``, and its ``request.tenant`` is None.
-    """
+class _Middleware:
+    """What the middleware here has in common: it answers under WSGI and under ASGI."""
 
     sync_capable = True
     async_capable = True
@@ -82,9 +77,27 @@ class TenantMiddleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        """Answer a request inside its tenant."""
+        """Answer a request."""
         if self._is_async:
             return self._answer_async(request)
+        return self._answer(request)
+
+    def _answer(self, request: HttpRequest) -> HttpResponseBase:
+        raise NotImplementedError
+
+    async def _answer_async(self, request: HttpRequest) -> HttpResponseBase:
+        raise NotImplementedError
+
+
+class TenantMiddleware(_Middleware):
+    """Finds the tenant of each request, sets ``request.tenant``, and makes it active; for WSGI and ASGI.
+
+    An unknown tenant or host is a 404, a tenant that is not active a 503. Where no resolver of ``RESOLVERS`` finds
+    anything that names a tenant, a host of ``PUBLIC_HOSTS`` is served with ``PUBLIC_URLCONF`` in the schema of the
+    TENANT_MODEL, mostly ``public``, and its ``request.tenant`` is None.
+    """
+
+    def _answer(self, request: HttpRequest) -> HttpResponseBase:
         context = request_context(request)
         if context is None:
             return unavailable(request)
@@ -101,25 +114,13 @@ class TenantMiddleware:
             return _finish(response, context)
 
 
-class PrimaryDomainMiddleware:
+class PrimaryDomainMiddleware(_Middleware):
     """Redirects a tenant's other domains to its primary one; below ``TenantMiddleware``, for WSGI and ASGI.
 
     Scheme, port, path and query stay. The answer is a 301, or a 308 for other methods than GET and HEAD.
     """
 
-    sync_capable = True
-    async_capable = True
-
-    def __init__(self, get_response: Callable[[HttpRequest], Any]):
-        self.get_response = get_response
-        self._is_async = iscoroutinefunction(get_response)
-        if self._is_async:
-            markcoroutinefunction(self)
-
-    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        """Answer a request, or redirect it."""
-        if self._is_async:
-            return self._answer_async(request)
+    def _answer(self, request: HttpRequest) -> HttpResponseBase:
         return _to_primary(request) or cast(HttpResponseBase, self.get_response(request))
 
     async def _answer_async(self, request: HttpRequest) -> HttpResponseBase:

@@ -12,10 +12,10 @@ from django.db import models, router, transaction
 from django.db.models.signals import class_prepared, post_delete, post_migrate, post_save, pre_delete, pre_save
 from django.dispatch import receiver
 
-from pg_tenants import conf, lookups, provisioning
+from pg_tenants import conf, lookups
 from pg_tenants.exceptions import InvalidSchemaName, UnsafeStatement
 from pg_tenants.names import normalize_host
-from pg_tenants.provisioning.run import validate_tenant_schema
+from pg_tenants.provisioning import run as provisioning
 from pg_tenants.signals import post_tenant_activate
 
 __all__ = [
@@ -167,7 +167,7 @@ class TenantMixin(models.Model):
         """
         super().clean()
         try:
-            validate_tenant_schema(self.schema_name)
+            provisioning.validate_tenant_schema(self.schema_name)
         except InvalidSchemaName as exc:
             raise ValidationError({"schema_name": str(exc)}, code="invalid") from exc
         if not self._state.adding:

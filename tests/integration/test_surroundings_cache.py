@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -45,34 +41,6 @@ CALLS: list[str | None] = []
 def at(schema: str | None) -> Iterator[None]:
     with schema_context(schema) if schema else contextlib.nullcontext():
         yield
-
-
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Run a Redis server on a free port."""
-    if not shutil.which("redis-server"):
-        pytest.skip("there is no redis-server")
-    redis = pytest.importorskip("redis")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("redis")
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
-        try:
-            with redis.Redis(port=port) as client:
-                deadline = time.monotonic() + 20
-                while True:
-                    try:
-                        client.ping()
-                        break
-                    except redis.ConnectionError:
-                        assert server.poll() is None
-                        assert time.monotonic() < deadline
-                        time.sleep(0.05)
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            server.terminate()
 
 
 @pytest.fixture(params=sorted(BACKENDS))

@@ -77,7 +77,7 @@ TEMPLATES: list[dict[str, Any]] = [
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
-        "KEY_FUNCTION": "tests.projects.libraries.keys.make_key",
+        "KEY_FUNCTION": "pg_tenants.contrib.cache.make_key",
     }
 }
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
