@@ -6,6 +6,7 @@ underscore, which it leaves alone.
 
 from __future__ import annotations
 
+from pg_tenants.migrations._events import Event, Progress
 from pg_tenants.migrations._executor import ModuleLoader
 from pg_tenants.migrations._moved import MovedTables, moved_tables
 from pg_tenants.migrations._report import Report, SchemaResult
@@ -13,9 +14,11 @@ from pg_tenants.migrations._run import Options, apply, migrate_target
 from pg_tenants.migrations._targets import Target, fixed_targets, required_registry
 
 __all__ = [
+    "Event",
     "ModuleLoader",
     "MovedTables",
     "Options",
+    "Progress",
     "Report",
     "SchemaResult",
     "Target",

@@ -117,6 +117,23 @@ class ModuleExecutor(MigrationExecutor):
             return plan
         return [step for step in plan if step[0].app_label in self.loader.own_apps]
 
+    def apply_migration(self, *args: Any, **kwargs: Any) -> ProjectState:
+        """Apply a migration as Django does; inside a transaction what it has deferred fires before the next one."""
+        state: ProjectState = super().apply_migration(*args, **kwargs)
+        self._fire_deferred()
+        return state
+
+    def unapply_migration(self, *args: Any, **kwargs: Any) -> ProjectState:
+        """Unapply a migration as Django does; inside a transaction what it has deferred fires before the next one."""
+        state: ProjectState = super().unapply_migration(*args, **kwargs)
+        self._fire_deferred()
+        return state
+
+    def _fire_deferred(self) -> None:
+        # Else it would at the commit of each migration. PostgreSQL alters no table that has pending trigger events.
+        if self.connection.in_atomic_block:
+            self.connection.check_constraints()
+
     def _create_project_state(self, with_applied_migrations: bool = False) -> ProjectState:
         state = ProjectState(real_apps=self.loader.unmigrated_apps)
         if with_applied_migrations:

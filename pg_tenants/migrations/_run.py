@@ -22,6 +22,7 @@ from pg_tenants import extensions, schemas
 from pg_tenants.conf import nearest
 from pg_tenants.context import ActiveContext
 from pg_tenants.exceptions import ConfigurationError, MigrationFailed
+from pg_tenants.migrations._events import Event, Progress
 from pg_tenants.migrations._executor import Key, ModuleExecutor, ModuleLoader
 from pg_tenants.migrations._history import History, read_histories
 from pg_tenants.migrations._report import Report, SchemaResult
@@ -34,8 +35,6 @@ _MIGRATING = 0x7067746D
 """The first half of the advisory locks that runs take turns by; the other half is the schema's."""
 
 Plan = list[tuple[Migration, bool]]
-Progress = Callable[[str, Target, str], None]
-"""Called with an event (``start``, ``migration``, ``done``, ``failed``), the schema, and a detail for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +154,8 @@ def _run_all(
     chosen = [target for target in targets if target.problem or options.app_label in (None, *target.apps)]
     histories = read_histories([target.schema for target in chosen if not target.problem], using=using)
     pending: dict[tuple[frozenset[str], History], list[str] | Exception] = {}
+    if progress:
+        progress(Event(kind="run", total=len(chosen)))
     for target in chosen:
         result = SchemaResult(target.schema, target.module_names)
         report.results.append(result)
@@ -168,15 +169,19 @@ def _run_all(
                     result.applied = migrate_target(target, options, using=using, progress=progress)
             else:
                 result.applied = list(known)
-                if progress:
-                    progress("done", target, "")
         except _WrongOptions:
             raise
         except Exception as exc:  # noqa: BLE001  # whatever a migration raises is this schema's result
             result.error = exc
-            if progress:
-                progress("failed", target, str(exc))
         result.seconds = time.monotonic() - started
+        if progress:
+            progress(_ended(target, result))
+
+
+def _ended(target: Target, result: SchemaResult) -> Event:
+    if result.error is not None:
+        return Event(kind="failed", target=target, detail=str(result.error).strip(), seconds=result.seconds)
+    return Event(kind="done", target=target, migrations=tuple(result.applied), seconds=result.seconds)
 
 
 def _known_plan(
@@ -239,12 +244,10 @@ def migrate_target(
         if options.plan:
             return names
         if progress:
-            progress("start", target, "")
+            progress(Event(kind="start", target=target))
         synced = _sync_unmigrated(executor, target, options, connection) if options.run_syncdb else []
         if plan or synced:
             _migrate(executor, goals, plan, options, connection)
-        if progress:
-            progress("done", target, "")
         return names + synced
 
 
@@ -273,8 +276,10 @@ def _callback(target: Target, progress: Progress | None) -> Callable[..., None] 
 
     def callback(action: str, migration: Migration | None = None, fake: bool = False) -> None:
         if action in ("apply_success", "unapply_success") and migration is not None:
-            verb = "Unapplied" if action.startswith("un") else "Applied"
-            tell("migration", target, f"{verb} {migration}{' (faked)' if fake else ''}")
+            verb, sign = ("Unapplied", "-") if action.startswith("un") else ("Applied", "")
+            name = f"{migration.app_label}.{migration.name}"
+            detail = f"{verb} {name}{' (faked)' if fake else ''}"
+            tell(Event(kind="migration", target=target, migrations=(sign + name,), detail=detail))
 
     return callback
 

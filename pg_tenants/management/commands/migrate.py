@@ -13,7 +13,7 @@ from django.db import connections
 from pg_tenants import migrations
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
 from pg_tenants.exceptions import PgTenantsError
-from pg_tenants.migrations import Report, Target
+from pg_tenants.migrations import Event, Report
 
 SHOWN = 10
 """How many failed schemas the summary shows in full."""
@@ -94,13 +94,16 @@ class Command(DjangoCommand):
             stdout=self.stdout,  # type: ignore[arg-type]
         )
 
-    def _progress(self, event: str, target: Target, detail: str) -> None:
-        if event == "migration":
-            self.stdout.write(f"  {target.schema}: {detail}")
-        elif event == "failed":
-            self.stderr.write(self.style.ERROR(f"  {target.schema}: failed: {detail.strip()}"))
-        elif event == "done" and self.verbosity > 1:
-            self.stdout.write(f"  {target.schema}: up to date")
+    def _progress(self, event: Event) -> None:
+        if event.target is None:
+            return
+        name = event.target.schema
+        if event.kind == "migration":
+            self.stdout.write(f"  {name}: {event.detail}")
+        elif event.kind == "failed":
+            self.stderr.write(self.style.ERROR(f"  {name}: failed: {event.detail}"))
+        elif event.kind == "done" and self.verbosity > 1:
+            self.stdout.write(f"  {name}: up to date")
 
     def _show(self, report: Report, options: dict[str, Any]) -> None:
         if options["list"]:
