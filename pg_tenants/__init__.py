@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pg_tenants.access import readonly
 from pg_tenants.context import activate, current_schema, current_tenant, deactivate, schema_context, tenant_context
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "current_tenant",
     "deactivate",
     "for_each_tenant",
+    "readonly",
     "schema_context",
     "tenant_context",
 ]

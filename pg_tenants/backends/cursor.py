@@ -21,8 +21,9 @@ from psycopg._queries import PostgresClientQuery, PostgresQuery
 from psycopg.client_cursor import ClientCursorMixin
 from psycopg.generators import execute, fetch, send
 
+from pg_tenants.access import chosen
 from pg_tenants.backends.errors import NO_TENANT, error_of_prefix, mark_if_of_schema, with_own_position
-from pg_tenants.backends.prefix import PLAIN, Prefix, Sending, classify, moving
+from pg_tenants.backends.prefix import PLAIN, Prefix, Sending, classify, moving, with_settings
 from pg_tenants.context import current
 from pg_tenants.exceptions import UnsafeStatement
 
@@ -67,8 +68,17 @@ class Source(Protocol):
     def statement_prefix(self) -> Prefix | None:
         """Return what goes before a statement sent now; None for nothing."""
 
+    limits: tuple[tuple[str, str], ...]
+    """Settings that hold for each transaction, and are sent at its beginning."""
+
+    readonly_by_default: bool
+    """Writes are refused unless somebody has asked for them."""
+
     def told_of_pooler(self) -> bool | None:
         """Return whether the connection leads through a pooler, None where nobody has said."""
+
+    def guarded(self, prefix: Prefix) -> Prefix:
+        """Return a prefix that refuses writes, where that is wanted here; else the same."""
 
 
 class TenantCursorMixin(_Base):
@@ -108,10 +118,16 @@ class TenantCursorMixin(_Base):
                 return None
             checked = sending is Sending.CHECKED
         before = conn.tenant_path
+        source = self.tenant_source
         if before is not prefix:
             conn.tenant_path = prefix
             if before is not None:
                 prefix = moving(prefix)
+            # A transaction has them from its first statement on; going back to a savepoint may have lost them.
+            if source.limits and (before is None or before is _UNKNOWN):
+                prefix = with_settings(prefix, source.limits)
+        if source.readonly_by_default or chosen.get() is not None:
+            prefix = source.guarded(prefix)
         return prefix if checked else replace(prefix, check=b"")
 
     def _start_query(self, query: Query | None = None) -> PQGen[None]:
