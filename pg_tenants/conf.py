@@ -28,6 +28,7 @@ __all__ = [
     "AliasOptions",
     "Config",
     "ModuleConfig",
+    "Monitoring",
     "Retry",
     "Timeouts",
     "alias_options",
@@ -53,6 +54,7 @@ KEYS = (
     "CACHE",
     "CACHE_SECONDS",
     "PGSERVER",
+    "MONITORING",
 )
 """The keys of ``PG_TENANTS``."""
 
@@ -76,6 +78,13 @@ class ModuleConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Monitoring:
+    """``PG_TENANTS["MONITORING"]``, parsed."""
+
+    slow_query_threshold_ms: float = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """``PG_TENANTS``, parsed.
 
@@ -92,6 +101,7 @@ class Config:
     cache: str | None = None
     cache_seconds: float = 60
     pgserver: Mapping[str, Any] = field(default_factory=dict)
+    monitoring: Monitoring | None = None
     problems: tuple[tuple[str, str, str], ...] = ()
 
 
@@ -313,8 +323,29 @@ def _parse(raw: object) -> Config:
         cache=read.optional_text("CACHE"),
         cache_seconds=read.seconds("CACHE_SECONDS", 60),
         pgserver=read.mapping("PGSERVER"),
+        monitoring=_parse_monitoring(raw.get("MONITORING"), problems),
         problems=tuple(problems),
     )
+
+
+def _parse_monitoring(raw: object, problems: list[tuple[str, str, str]]) -> Monitoring | None:
+    if raw is None or raw is False:
+        return None
+    if raw is True:
+        return Monitoring()
+    where = "PG_TENANTS['MONITORING']"
+    if not isinstance(raw, Mapping):
+        problems.append(
+            ("type", f"{where} is {raw!r}, of type {type(raw).__name__}.", "Set it to True or a dictionary.")
+        )
+        return None
+    read = _Reader(raw, where, problems)
+    read.refuse_unknown(tuple(Monitoring.__dataclass_fields__))
+    threshold = raw.get("slow_query_threshold_ms", 1000.0)
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold < float("inf"):
+        read.wrong("slow_query_threshold_ms", threshold, "a number of milliseconds, 0 or more")
+        return Monitoring()
+    return Monitoring(float(threshold))
 
 
 def _parse_module(name: str, entry: object, problems: list[tuple[str, str, str]]) -> ModuleConfig | None:

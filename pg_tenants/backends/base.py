@@ -20,10 +20,11 @@ from pg_tenants.backends.connecting import attempt, connecting_class, connection
 from pg_tenants.backends.cursor import BACKEND_PID, attach
 from pg_tenants.backends.errors import TenantCursorWrapper, TenantErrorWrapper
 from pg_tenants.backends.prefix import EMPTY, Prefix, build_prefix, quote, with_settings
-from pg_tenants.context import bind, current_schema
+from pg_tenants.context import bind, current, current_schema
 from pg_tenants.databases import password_of
 from pg_tenants.modules import registry
 from pg_tenants.names import MARKER_TABLE, physical_name
+from pg_tenants.observations import store
 
 if TYPE_CHECKING:
     from django.db.backends.postgresql.base import DatabaseWrapper
@@ -53,6 +54,8 @@ class TenantDatabaseWrapperMixin(_Base):
         self.qualifies_own_tables = False
         self.limits: tuple[tuple[str, str], ...] = ()
         self.readonly_by_default = False
+        self.slow_after: float | None = None
+        self.bound_to: str | None = None
         _wrappers.add(self)
 
     @property
@@ -146,6 +149,12 @@ class TenantDatabaseWrapperMixin(_Base):
         """Return the prefix, which refuses writes where that is wanted now."""
         return with_settings(prefix, READONLY) if self.is_readonly else prefix
 
+    def observe(self, seconds: float, query: Any, error: BaseException | None) -> None:
+        """Take note of what a statement took, for the schema that is active."""
+        entry = current.get()
+        schema = self.bound_to or (None if entry is None else entry.schema_name)
+        store.record(self.alias, schema, seconds, self.slow_after or 0.0, query, error)
+
     # -- Django's hooks -----------------------------------------------------------------------------------------------
 
     def get_connection_params(self) -> dict[str, Any]:
@@ -179,6 +188,8 @@ class TenantDatabaseWrapperMixin(_Base):
         try:
             connection: Any = attempt(lambda: connect(conn_params), self.tenant_options.retry)
         except psycopg.OperationalError as exc:
+            if self.slow_after is not None:
+                store.connection_failed(self.alias)
             hint = connection_hint(exc, self.settings_dict, self.alias)
             raise type(exc)(f"{exc}\n{hint}").with_traceback(exc.__traceback__) from exc.__cause__
         # What the prefix of the open transaction's last statement was: it tells when the transaction moves to another
@@ -192,6 +203,7 @@ class TenantDatabaseWrapperMixin(_Base):
         Receivers of ``connection_created`` see the extensions' schema alone, whatever is active.
         """
         self.prefixes.clear()
+        self.slow_after, self.bound_to = _slow_after(), self.tenant_options.schema
         self.limits, self.readonly_by_default = self.tenant_options.timeouts.settings, self.tenant_options.readonly
         with self.extensions_schema_only():
             super().connect()
@@ -259,3 +271,9 @@ def _forget_prefixes(setting: str, **kwargs: Any) -> None:
     if setting in ("PG_TENANTS", "INSTALLED_APPS"):
         for wrapper in list(_wrappers):
             wrapper.prefixes.clear()
+            wrapper.slow_after = _slow_after()
+
+
+def _slow_after() -> float | None:
+    config = conf.get()
+    return None if config is None or config.monitoring is None else config.monitoring.slow_query_threshold_ms / 1000

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
 from psycopg import AsyncServerCursor, ServerCursor, _compat, adapters, pq
@@ -70,6 +72,12 @@ class Source(Protocol):
 
     limits: tuple[tuple[str, str], ...]
     """Settings that hold for each transaction, and are sent at its beginning."""
+
+    slow_after: float | None
+    """From how many seconds on a statement is slow; None where nobody monitors."""
+
+    def observe(self, seconds: float, query: Query, error: BaseException | None) -> None:
+        """Take note of what a statement took."""
 
     readonly_by_default: bool
     """Writes are refused unless somebody has asked for them."""
@@ -473,6 +481,52 @@ class _ServerCursorMixin(TenantCursorMixin):
         return cast("list[Any]", (yield from cursor._fetch_gen(num)))
 
 
+class _WatchedMixin(TenantCursorMixin):
+    """Tells how long statements take. Only cursors of a project that monitors have it."""
+
+    def execute(self, query: Query, params: Params | None = None, **kwargs: Any) -> Any:
+        # Not by _Watch, as the others: this is the way of nearly all statements.
+        started, error = perf_counter(), None
+        try:
+            return cast(Any, super()).execute(query, params, **kwargs)
+        except BaseException as exc:
+            error = exc
+            raise
+        finally:
+            self.tenant_source.observe(perf_counter() - started, query, error)
+
+    def executemany(self, query: Query, *args: Any, **kwargs: Any) -> None:
+        with self._watched(query):
+            cast(Any, super()).executemany(query, *args, **kwargs)
+
+    @contextmanager
+    def copy(self, statement: Query, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        with self._watched(statement), cast(Any, super()).copy(statement, *args, **kwargs) as copy:
+            yield copy
+
+    def stream(self, query: Query, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        with self._watched(query):
+            yield from cast(Any, super()).stream(query, *args, **kwargs)
+
+    def _watched(self, query: Query) -> _Watch:
+        return _Watch(self.tenant_source, query)
+
+
+class _Watch:
+    """Takes the time of one statement."""
+
+    __slots__ = ("_query", "_source", "_started")
+
+    def __init__(self, source: Source, query: Query):
+        self._source, self._query, self._started = source, query, perf_counter()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        self._source.observe(perf_counter() - self._started, self._query, error)
+
+
 class _PrepareResult:
     """Takes the result of a PREPARE that was sent in a pipeline, in a cursor's place.
 
@@ -509,13 +563,14 @@ class _PrefixResult:
 
 
 @functools.cache
-def _tenant_class(base: Any) -> Any:
+def _tenant_class(base: Any, watched: bool) -> Any:
     mixin = TenantCursorMixin
     if issubclass(base, SERVER_CURSORS):
         mixin = _ServerCursorMixin
     elif not issubclass(base, ClientCursorMixin):
         mixin = _ServerBindingMixin
-    return type(f"Tenant{base.__name__}", (mixin, base), {"__module__": __name__})
+    mixins = (_WatchedMixin, mixin) if watched else (mixin,)
+    return type(f"Tenant{base.__name__}", (*mixins, base), {"__module__": __name__})
 
 
 def attach(cursor: Any, source: Source) -> Any:
@@ -524,21 +579,22 @@ def attach(cursor: Any, source: Source) -> Any:
     This is done to the cursor, not by ``cursor_factory``: cursors that Django or the pool make for their own use, in
     threads without a tenant, stay as they are.
     """
+    watched = source.slow_after is not None
     try:
-        cursor.__class__ = _tenant_class(cursor.__class__)
+        cursor.__class__ = _tenant_class(cursor.__class__, watched)
     except TypeError:
         # Psycopg's own classes have slots alone, so theirs cannot be changed.
-        cursor = _made_anew(cursor)
+        cursor = _made_anew(cursor, watched)
     cursor.tenant_source = source
     return cursor
 
 
-def _made_anew(cursor: Any) -> Any:
+def _made_anew(cursor: Any, watched: bool) -> Any:
     cls: Any = type(cursor)
     named = {}
     if isinstance(cursor, SERVER_CURSORS):
         named = {"name": cursor.name, "scrollable": cursor.scrollable, "withhold": cursor.withhold}
-    made = _tenant_class(cls)(cursor.connection, **named)
+    made = _tenant_class(cls, watched)(cursor.connection, **named)
     # What Django has registered on the cursor: the time zone of the alias, where the connection has another.
     loader = cursor.adapters.get_loader(TIMESTAMPTZ, pq.Format.TEXT)
     if loader is not made.adapters.get_loader(TIMESTAMPTZ, pq.Format.TEXT):

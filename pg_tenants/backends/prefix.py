@@ -179,15 +179,16 @@ def with_settings(prefix: Prefix, settings: Sequence[tuple[str, str]]) -> Prefix
 
     Args:
         prefix: the prefix.
-        settings: names and values of PostgreSQL's, in SQL as they are.
+        settings: names and values of PostgreSQL's.
     """
+    settings = [(name, "'" + value.replace("'", "''") + "'") for name, value in settings]
     local = "".join(f"SET LOCAL {name} = {value}; " for name, value in settings)
     # A transaction's own access mode ends with it, so a session has another setting for that.
     lasting = [
         (name.replace("transaction_read_only", "default_transaction_read_only"), value) for name, value in settings
     ]
     session = "".join(f"SET {name} = {value}; " for name, value in lasting)
-    called = ", ".join(f"pg_catalog.set_config('{name}', '{value}', true)" for name, value in settings)
+    called = ", ".join(f"pg_catalog.set_config('{name}', {value}, true)" for name, value in settings)
     reset = "; ".join(f"RESET {name}" for name, _ in lasting)
     return replace(
         prefix,
