@@ -18,14 +18,9 @@ from dataclasses import dataclass, replace
 
 from pg_tenants.exceptions import UnsafeStatement
 from pg_tenants.names import MARKER_TABLE
-from pg_tenants.sqltext import split
+from pg_tenants.sqltext import quote, split
 
 __all__ = ["PLAIN", "Prefix", "Sending", "advisory_key", "build_prefix", "classify", "quote"]
-
-
-def quote(name: str) -> str:
-    """Return an identifier as SQL text."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def advisory_key(schema: str) -> int:
