@@ -7,8 +7,10 @@ so ``override_settings`` works.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -58,7 +60,7 @@ KEYS = (
 )
 """The keys of ``PG_TENANTS``."""
 
-MODULE_KEYS = ("apps", "schema", "extensions", "database")
+MODULE_KEYS = ("apps", "schema", "extensions", "database", "sql_migrations")
 ALIAS_KEYS = (*TENANT_FIELDS, "pgserver", "worker")
 """The keys of ``OPTIONS["tenants"]``; ``pgserver`` and ``worker`` are set by ``database()`` and by test runs."""
 
@@ -75,6 +77,7 @@ class ModuleConfig:
     schema: str | None = None
     extensions: tuple[str, ...] = ()
     database: str | None = None
+    sql_migrations: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +251,21 @@ class _Reader:
             return None
         return value
 
+    def folder(self, key: str) -> Path | None:
+        """Return a path; a relative one begins at the project's ``BASE_DIR``."""
+        value = self.raw.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+            self.wrong(key, value, "a path, or leave it out")
+            return None
+        base, path = getattr(settings, "BASE_DIR", None), Path(value)
+        if not path.is_absolute() and base is None:
+            message = f"{self.where}[{key!r}] is {str(path)!r}, a relative path, and the settings have no BASE_DIR."
+            self.problems.append(("type", message, "Give an absolute path, or set BASE_DIR to the project's folder."))
+            return None
+        return Path(os.path.normpath(path if base is None else Path(base) / path))
+
     def texts(self, key: str) -> tuple[str, ...]:
         value = self.raw.get(key, ())
         if isinstance(value, (list, tuple, set)) and all(isinstance(item, str) for item in value):
@@ -361,6 +379,7 @@ def _parse_module(name: str, entry: object, problems: list[tuple[str, str, str]]
         schema=read.optional_text("schema"),
         extensions=read.texts("extensions"),
         database=read.optional_text("database"),
+        sql_migrations=read.folder("sql_migrations"),
     )
 
 

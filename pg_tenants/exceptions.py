@@ -22,6 +22,7 @@ __all__ = [
     "SchemaExists",
     "SchemaNotPermitted",
     "ServerError",
+    "SqlTemplateError",
     "TenantInUse",
     "TenantNotFound",
     "UnsafeStatement",
@@ -68,6 +69,10 @@ class SchemaDiffers(PgTenantsError):
     def __init__(self, message: str, differences: Sequence[object] = ()):
         super().__init__(message)
         self.differences = differences
+
+
+class SqlTemplateError(PgTenantsError, ValueError):
+    """A ``{{…}}`` in SQL names nothing that is known, or several things."""
 
 
 class WrongStatus(PgTenantsError):

@@ -9,10 +9,25 @@ import idna
 
 from pg_tenants.exceptions import InvalidSchemaName
 
-__all__ = ["MARKER_TABLE", "MAX_SCHEMA_NAME_BYTES", "normalize_host", "physical_name", "validate_schema_name"]
+__all__ = [
+    "KEYWORDS",
+    "MARKER_TABLE",
+    "MAX_SCHEMA_NAME_BYTES",
+    "OWN_TABLES",
+    "SQL_HISTORY_TABLE",
+    "normalize_host",
+    "physical_name",
+    "validate_schema_name",
+]
 
 MARKER_TABLE = "pg_tenants_marker"
 """The table that each schema of ours has from its first moment; locking it proves that the schema is there."""
+
+SQL_HISTORY_TABLE = "pg_tenants_sql_migrations"
+"""The table of the SQL files that were run in a schema; it is there once one was."""
+
+OWN_TABLES = frozenset({MARKER_TABLE, SQL_HISTORY_TABLE})
+"""Tables in the schemas that are this package's and no part of a project."""
 
 _IDENTIFIER_BYTES = 63  # NAMEDATALEN - 1 in a PostgreSQL built with default settings.
 _WORKER_PREFIX_BYTES = len("test_master_")
@@ -25,7 +40,7 @@ _SHAPE = re.compile(r"[a-z][a-z0-9_]*")
 _SYSTEM_SCHEMAS = frozenset({"public", "information_schema"})
 
 # Categories R and T of pg_get_keywords() in PostgreSQL 15 to 18: a schema of such a name has to be quoted in SQL.
-_KEYWORDS = frozenset(
+KEYWORDS = frozenset(
     """
     all analyse analyze and any array as asc asymmetric authorization binary both case cast check collate collation
     column concurrently constraint create cross current_catalog current_date current_role current_schema current_time
@@ -75,7 +90,7 @@ def _reason_against(name: object, taken: frozenset[str], fixed: bool) -> str | N
     size = len(name.encode())
     if size > MAX_SCHEMA_NAME_BYTES:
         return f"it has {size} bytes, more than {MAX_SCHEMA_NAME_BYTES}"
-    if name in _KEYWORDS:
+    if name in KEYWORDS:
         return "it is a reserved word of SQL"
     if name in taken:
         return "another part of the project has this schema"

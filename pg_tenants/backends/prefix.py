@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from pg_tenants.exceptions import UnsafeStatement
 from pg_tenants.names import MARKER_TABLE
-from pg_tenants.sqltext import split
+from pg_tenants.sqltext import quote, split
 
 __all__ = [
     "EMPTY",
@@ -32,11 +32,6 @@ __all__ = [
     "quote",
     "with_settings",
 ]
-
-
-def quote(name: str) -> str:
-    """Return an identifier as SQL text."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def advisory_key(schema: str) -> int:

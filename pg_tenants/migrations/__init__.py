@@ -11,6 +11,8 @@ from pg_tenants.migrations._executor import ModuleLoader
 from pg_tenants.migrations._moved import MovedTables, moved_tables
 from pg_tenants.migrations._report import Report, SchemaResult
 from pg_tenants.migrations._run import Options, apply, migrate_target
+from pg_tenants.migrations._sqlfiles import Problem, SqlStep, problems, sql_steps
+from pg_tenants.migrations._sqlhistory import SqlRun, sql_history
 from pg_tenants.migrations._targets import Target, fixed_targets, required_registry
 
 __all__ = [
@@ -18,13 +20,19 @@ __all__ = [
     "ModuleLoader",
     "MovedTables",
     "Options",
+    "Problem",
     "Progress",
     "Report",
     "SchemaResult",
+    "SqlRun",
+    "SqlStep",
     "Target",
     "apply",
     "fixed_targets",
     "migrate_target",
     "moved_tables",
+    "problems",
     "required_registry",
+    "sql_history",
+    "sql_steps",
 ]

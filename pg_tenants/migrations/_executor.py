@@ -6,32 +6,37 @@ a foreign key to a shared model finds its target in the project state, and nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.migrations.exceptions import InconsistentMigrationHistory
+from django.db.migrations.exceptions import CircularDependencyError, InconsistentMigrationHistory
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.migration import Migration
-from django.db.migrations.recorder import MigrationRecorder
 from django.db.migrations.state import ProjectState
 
-__all__ = ["ModuleExecutor", "ModuleLoader"]
+from pg_tenants.exceptions import MigrationFailed
+from pg_tenants.migrations._sqlfiles import Key
+from pg_tenants.migrations._sqlhistory import SqlRecorder, recorded, without_checksum
+from pg_tenants.migrations._sqlmigrations import SqlFileMigration, refuse_unknown_references, sql_file_migrations
+from pg_tenants.modules import SQL_LABEL
 
-Key = tuple[str, str]
+__all__ = ["Key", "ModuleExecutor", "ModuleLoader"]
 
 
 class ModuleLoader(MigrationLoader):
-    """Django's loader, which takes the migrations of other modules' apps as applied.
+    """Django's loader, which takes the migrations of other modules' apps as applied, and has SQL files too.
 
     Args:
         connection: where to read what is applied; None for nowhere.
-        apps: labels of the module's apps.
+        apps: labels of the module's apps, and of its SQL files.
         history: what is applied, where that is known already.
 
     Attributes:
-        recorded: what the schema itself has recorded, of the module's own apps.
+        recorded: what the schema itself has recorded, of the module's own apps and SQL files.
+        sql: the SQL files of all modules.
+        checksums: those that the schema has recorded of its SQL files.
     """
 
     def __init__(
@@ -39,6 +44,8 @@ class ModuleLoader(MigrationLoader):
     ):
         self.own_apps = frozenset(apps)
         self.recorded: dict[Key, Any] = {}
+        self.sql: dict[Key, SqlFileMigration] = {}
+        self.checksums: dict[Key, str] = {}
         self._history = history
         super().__init__(connection)
 
@@ -51,25 +58,67 @@ class ModuleLoader(MigrationLoader):
     def applied_migrations(self, value: Any) -> None:
         self._applied = dict.fromkeys(self._history) if value == {} and self._history else value
 
+    def load_disk(self) -> None:
+        """Load Django's migrations and SQL files.
+
+        Raises:
+            MigrationFailed: a file cannot be run as it is.
+        """
+        super().load_disk()
+        self.sql = sql_file_migrations()
+        self.disk_migrations.update(self.sql)
+        self.migrated_apps.update(label for label, _ in self.sql)
+        refuse_unknown_references(self.disk_migrations)
+
     def build_graph(self) -> None:
-        """Build the graph from disk and from what the schema has recorded."""
-        super().build_graph()
-        applied: dict[Key, Any] = dict(self.applied_migrations)
+        """Build the graph from disk and from what the schema has recorded.
+
+        Raises:
+            MigrationFailed: an SQL file is to run both before and after another migration.
+        """
+        try:
+            super().build_graph()
+        except CircularDependencyError as exc:
+            if not self.sql:
+                raise
+            raise MigrationFailed(f"Migrations depend on each other: {exc}. Correct 'after' and 'before'.") from exc
+        applied: dict[Key, Any] = self._with_sql(dict(self.applied_migrations))
         self.recorded = {key: migration for key, migration in applied.items() if key[0] in self.own_apps}
         foreign = {key: node for key, node in self.graph.nodes.items() if key[0] not in self.own_apps}
         self.applied_migrations = {**self.recorded, **foreign}
+
+    def _with_sql(self, applied: dict[Key, Any]) -> dict[Key, Any]:
+        """Return what is applied with SQL files as keys like others, and note their checksums."""
+        labels = {label for label in self.own_apps if label.startswith(SQL_LABEL)}
+        if self.connection is not None and labels:
+            applied |= dict.fromkeys(recorded(self.connection))
+        for key in [key for key in applied if key[0] in labels]:
+            name, checksum = without_checksum(key[1])
+            self.checksums[key[0], name] = checksum
+            applied[key[0], name] = self.disk_migrations.get((key[0], name))
+            del applied[key]
+        return applied
+
+    def get_migration_by_prefix(self, app_label: str, name_prefix: str) -> Any:
+        """Return the migration whose name begins so; of SQL files also the one of this number."""
+        for key, migration in self.sql.items():
+            if key[0] == app_label and name_prefix.isdecimal() and migration.step.number == int(name_prefix):
+                return migration
+        return super().get_migration_by_prefix(app_label, name_prefix)
 
     def check_consistent_history(self, connection: BaseDatabaseWrapper) -> None:
         """Refuse a schema where a migration is recorded and one of the same module that it depends on is not.
 
         Raises:
             InconsistentMigrationHistory: names both.
+            MigrationFailed: an SQL file was changed, is gone, or came late.
         """
+        self._refuse_changed_files()
         for key in self.recorded:
             if key not in self.graph.nodes:
                 continue
             for parent in self.graph.node_map[key].parents:
-                if parent.key in self.applied_migrations:
+                if parent.key in self.applied_migrations or self._may_be_late(key, parent.key):
                     continue
                 replaced = self.replacements.get(parent.key)
                 if replaced and all(entry in self.recorded for entry in replaced.replaces):
@@ -78,6 +127,74 @@ class ModuleLoader(MigrationLoader):
                     f"Migration {key[0]}.{key[1]} is applied before its dependency {parent.key[0]}.{parent.key[1]} "
                     f"on database {connection.alias!r}."
                 )
+
+    def _refuse_changed_files(self) -> None:
+        for key, checksum in self.checksums.items():
+            migration = self.sql.get(key)
+            if migration is None:
+                raise MigrationFailed(
+                    f"The SQL file {key[1]}.sql of {key[0]} is applied and not in the folder any more. Restore it: it "
+                    "is needed to make the next schema the same."
+                )
+            file = migration.step.up
+            if not file.accepts(checksum):
+                raise MigrationFailed(
+                    f"The file {file.path} was changed after it was applied (checksum {checksum[:12]}, now "
+                    f"{file.checksum[:12]}). Restore its text and write a file with the next number; or, if both make "
+                    f"the same, put '-- pg_tenants: was={checksum[:12]}' at its top."
+                )
+        for key in self.checksums:
+            for late in self._unapplied_before(key):
+                if not self.sql[late].step.up.late:
+                    raise MigrationFailed(
+                        f"The file {self.sql[late].step.up.path} is late: {key[1]} is applied already. Give it the "
+                        "next free number; or, if it may run after that one, put '-- pg_tenants: late=true' at its top."
+                    )
+
+    def _unapplied_before(self, key: Key) -> list[Key]:
+        """Return the SQL files of lower numbers than a file's that are not applied."""
+        return [
+            other
+            for other, migration in self.sql.items()
+            if other[0] == key[0]
+            and other not in self.applied_migrations
+            and migration.step.number < self.sql[key].step.number
+        ]
+
+    def _may_be_late(self, key: Key, parent: Key) -> bool:
+        return key in self.sql and parent in self.sql and parent[0] == key[0]
+
+    def in_order(self, targets: Iterable[Any], clean_start: bool) -> list[Any]:
+        """Return targets of a plan, with those of SQL files where they are to come in it.
+
+        A file that says what it comes after runs as soon as that is applied, which is when it was written; so it finds
+        in a new schema what it found in the old ones. One that does not runs when all else is done.
+        """
+        known = list(targets)
+        applied = {} if clean_start else self.applied_migrations
+        forwards = [key for key in known if key[1] is not None and key not in applied and key in self.graph.nodes]
+        forwards += self._late(known, applied)
+        last = [key for key in forwards if key in self.sql]
+        wanted = {key for goal in forwards for key in self.graph.forwards_plan(goal) if key in self.sql}
+        placed = (key for key, migration in self.sql.items() if key in wanted and migration.is_placed)
+        first = [goal for key in placed if key not in applied for goal in (*self._comes_behind(key, applied), key)]
+        return [*first, *(key for key in known if key not in last), *(key for key in last if key not in first)]
+
+    def _comes_behind(self, key: Key, applied: Mapping[Key, Any]) -> list[Key]:
+        """Return what a file is run behind: what it comes after, and what its followers come after."""
+        node = self.graph.node_map[key]
+        parents = {*node.parents, *(parent for child in node.children for parent in child.parents)}
+        return sorted(parent.key for parent in parents if parent.key not in self.sql and parent.key not in applied)
+
+    def _late(self, targets: list[Any], applied: Mapping[Key, Any]) -> list[Key]:
+        """Return the files that are to run although a later one, which is a target, is applied."""
+        leaves = {key for key in targets if key in self.sql and key in applied and self._is_newest(key)}
+        return [late for key in leaves for late in self._unapplied_before(key)]
+
+    def _is_newest(self, key: Key) -> bool:
+        return not any(
+            other[0] == key[0] and s.step.number > self.sql[key].step.number for other, s in self.sql.items()
+        )
 
 
 class ModuleExecutor(MigrationExecutor):
@@ -103,7 +220,7 @@ class ModuleExecutor(MigrationExecutor):
         # Not super().__init__(), which would make Django's own loader.
         self.connection = connection
         self.loader = ModuleLoader(connection if history is None else None, apps, history)
-        self.recorder = MigrationRecorder(connection)
+        self.recorder = SqlRecorder(connection, {key: entry.step for key, entry in self.loader.sql.items()})
         self.progress_callback = progress_callback
 
     def own_targets(self) -> list[Key]:
@@ -112,7 +229,7 @@ class ModuleExecutor(MigrationExecutor):
 
     def migration_plan(self, targets: Any, clean_start: bool = False) -> list[tuple[Migration, bool]]:
         """Return Django's plan; where it is for running, without other modules' migrations."""
-        plan = super().migration_plan(targets, clean_start=clean_start)
+        plan = super().migration_plan(self.loader.in_order(targets, clean_start), clean_start=clean_start)
         if clean_start:
             return plan
         return [step for step in plan if step[0].app_label in self.loader.own_apps]

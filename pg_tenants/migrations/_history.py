@@ -1,27 +1,32 @@
 """What each schema has recorded, read for all of them at once.
 
 One statement says which schemas have a ``django_migrations``. Their rows are compared by a count and a sum of hashes, a
-hundred schemas to a statement, and read in full once for each sum that differs.
+hundred schemas to a statement, and read in full once for each sum that differs. SQL files count with their checksums,
+so an edited one is noticed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import DatabaseError, transaction
 from django.db.migrations.recorder import MigrationRecorder
 
 from pg_tenants.backends.prefix import quote
 from pg_tenants.context import no_schema
-from pg_tenants.names import MARKER_TABLE
+from pg_tenants.migrations._sqlhistory import IN_FORCE
+from pg_tenants.names import MARKER_TABLE, SQL_HISTORY_TABLE
 from pg_tenants.schemas import tenant_connection
 
 __all__ = ["History", "read_histories"]
 
 History = frozenset[tuple[str, str]]
-"""The ``(app, name)`` of the migrations that a schema has recorded."""
+"""The ``(app, name)`` of the migrations that a schema has recorded; for SQL files the checksum is behind the name."""
+
+_Schema = tuple[str, bool]
+"""A schema by its name in the database, and whether it has a table of SQL files."""
 
 CHUNK = 100
 """Schemas in a statement. Each takes two locks, and all tables' locks share one table in the server."""
@@ -31,9 +36,9 @@ LOCK_TIMEOUT = "2s"
 
 TABLE = MigrationRecorder.Migration._meta.db_table
 _THERE = """
-SELECT n.nspname, bool_or(c.relname = %s) FROM pg_catalog.pg_class c
+SELECT n.nspname, bool_or(c.relname = %s), bool_or(c.relname = %s) FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relname IN (%s, %s) AND c.relkind = 'r' AND n.nspname = ANY (%s)
+WHERE c.relname IN (%s, %s, %s) AND c.relkind = 'r' AND n.nspname = ANY (%s)
 GROUP BY n.nspname HAVING bool_or(c.relname = %s)
 """
 
@@ -54,24 +59,38 @@ def read_histories(schemas: Collection[str], *, using: str) -> dict[str, History
     found: dict[str, History | None] = dict.fromkeys(schemas)
     with no_schema():
         with connection.cursor() as cursor:
-            cursor.execute(_THERE, [TABLE, TABLE, MARKER_TABLE, list(names), MARKER_TABLE])
-            there = dict(cursor.fetchall())
-        found |= {names[name]: frozenset() for name, recorded in there.items() if not recorded}
-        recorded = [name for name in names if there.get(name)]
+            tables = [TABLE, SQL_HISTORY_TABLE]
+            cursor.execute(_THERE, [*tables, *tables, MARKER_TABLE, list(names), MARKER_TABLE])
+            there = {name: _Tables(*flags) for name, *flags in cursor.fetchall()}
+        found |= {names[name]: frozenset() for name, tables in there.items() if not tables.django}
+        recorded = [(name, there[name].sql) for name in names if name in there and there[name].django]
         known: dict[tuple[int, Any], History] = {}
         for chunk in _chunks(recorded, CHUNK):
-            for name, total in _sums(connection, chunk).items():
-                if total not in known and (rows := _rows(connection, name)) is not None:
+            for (name, sql), total in _sums(connection, chunk).items():
+                if total not in known and (rows := _rows(connection, name, sql)) is not None:
                     known[total] = rows
                 found[names[name]] = known.get(total)
     return found
 
 
-def _sums(connection: Any, names: list[str]) -> Mapping[str, tuple[int, Any]]:
+class _Tables(NamedTuple):
+    """Which tables a schema has: Django's, and that of SQL files."""
+
+    django: bool
+    sql: bool
+
+
+def _recorded(name: str, sql: bool) -> str:
+    both = f"SELECT app, name FROM {quote(name)}.{TABLE}"  # noqa: S608  # quoted
+    return f"{both} UNION ALL {IN_FORCE.format(schema=quote(name))}" if sql else both
+
+
+def _sums(connection: Any, names: list[_Schema]) -> Mapping[_Schema, tuple[int, Any]]:
     query = " UNION ALL ".join(
         # The number stands for the name, which may be long.
-        f"SELECT {number}, count(*), sum(pg_catalog.hashtextextended(app || '.' || name, 0)) FROM {quote(name)}.{TABLE}"  # noqa: S608
-        for number, name in enumerate(names)
+        f"SELECT {number}, count(*), sum(pg_catalog.hashtextextended(app || '.' || name, 0))"  # noqa: S608
+        f" FROM ({_recorded(*schema)}) recorded"
+        for number, schema in enumerate(names)
     )
     rows = _read(connection, query)
     if rows is not None:
@@ -82,8 +101,8 @@ def _sums(connection: Any, names: list[str]) -> Mapping[str, tuple[int, Any]]:
     return {name: total for each in names for name, total in _sums(connection, [each]).items()}
 
 
-def _rows(connection: Any, name: str) -> History | None:
-    rows = _read(connection, f"SELECT app, name FROM {quote(name)}.{TABLE}")  # noqa: S608  # quoted
+def _rows(connection: Any, name: str, sql: bool) -> History | None:
+    rows = _read(connection, _recorded(name, sql))
     return None if rows is None else frozenset(rows)
 
 
@@ -99,7 +118,7 @@ def _read(connection: Any, query: str) -> list[Any] | None:
         return None
 
 
-def _chunks(items: Iterable[str], size: int) -> Iterable[list[str]]:
+def _chunks(items: Iterable[_Schema], size: int) -> Iterable[list[_Schema]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk

@@ -296,10 +296,11 @@ def _refuse_conflicts(loader: ModuleLoader) -> None:
 
 def _refuse_unknown_app(loader: ModuleLoader, options: Options) -> None:
     label = options.app_label
-    if label is None:
+    files = {module.sql_label for module in required_registry() if module.sql_migrations}
+    if label is None or label in files:
         return
     if label not in installed.app_configs:
-        known = [config.label for config in installed.get_app_configs()]
+        known = [*(config.label for config in installed.get_app_configs()), *files]
         raise ConfigurationError(f"No installed app has the label {label!r}. {nearest(label, known)}")
     if not required_registry().of_app(label):
         raise ConfigurationError(
