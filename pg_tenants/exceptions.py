@@ -17,6 +17,7 @@ __all__ = [
     "NoActiveTenant",
     "PgTenantsError",
     "RowInUse",
+    "RowMismatch",
     "SchemaDiffers",
     "SchemaDoesNotExist",
     "SchemaExists",
@@ -77,6 +78,10 @@ class SqlTemplateError(PgTenantsError, ValueError):
 
 class WrongStatus(PgTenantsError):
     """A tenant's status does not allow what was asked for."""
+
+
+class RowMismatch(PgTenantsError, ValueError):
+    """Rows or records do not fit the class or the columns they are for."""
 
 
 class RowInUse(PgTenantsError, IntegrityError):

@@ -197,14 +197,19 @@ class TenantDatabaseWrapperMixin(_Base):
         connection.tenant_path = None
         return connection
 
+    def read_options(self) -> None:
+        """Take what statements carry besides their path from the OPTIONS of this moment."""
+        self.prefixes.clear()
+        options = self.tenant_options
+        self.slow_after, self.bound_to = _slow_after(), options.schema
+        self.limits, self.readonly_by_default = options.timeouts.settings, options.readonly
+
     def connect(self) -> None:
         """Connect, by the OPTIONS of this moment.
 
         Receivers of ``connection_created`` see the extensions' schema alone, whatever is active.
         """
-        self.prefixes.clear()
-        self.slow_after, self.bound_to = _slow_after(), self.tenant_options.schema
-        self.limits, self.readonly_by_default = self.tenant_options.timeouts.settings, self.tenant_options.readonly
+        self.read_options()
         with self.extensions_schema_only():
             super().connect()
 

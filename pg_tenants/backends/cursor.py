@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
-from psycopg import AsyncServerCursor, ServerCursor, _compat, adapters, pq
+from psycopg import AsyncCursor, AsyncServerCursor, ServerCursor, _compat, adapters, pq
 from psycopg import errors as e
 from psycopg._capabilities import capabilities
 from psycopg._pipeline import BasePipeline  # type: ignore[attr-defined]
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-__all__ = ["BACKEND_PID", "TenantCursorMixin", "attach"]
+__all__ = ["BACKEND_PID", "TenantCursorMixin", "attach", "tenant_class"]
 
 COMMAND_OK, FATAL_ERROR = pq.ExecStatus.COMMAND_OK, pq.ExecStatus.FATAL_ERROR
 IDLE, INERROR = pq.TransactionStatus.IDLE, pq.TransactionStatus.INERROR
@@ -496,20 +496,40 @@ class _WatchedMixin(TenantCursorMixin):
             self.tenant_source.observe(perf_counter() - started, query, error)
 
     def executemany(self, query: Query, *args: Any, **kwargs: Any) -> None:
-        with self._watched(query):
+        with _Watch(self.tenant_source, query):
             cast(Any, super()).executemany(query, *args, **kwargs)
 
     @contextmanager
     def copy(self, statement: Query, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        with self._watched(statement), cast(Any, super()).copy(statement, *args, **kwargs) as copy:
+        with _Watch(self.tenant_source, statement), cast(Any, super()).copy(statement, *args, **kwargs) as copy:
             yield copy
 
     def stream(self, query: Query, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        with self._watched(query):
+        with _Watch(self.tenant_source, query):
             yield from cast(Any, super()).stream(query, *args, **kwargs)
 
-    def _watched(self, query: Query) -> _Watch:
-        return _Watch(self.tenant_source, query)
+
+class _AsyncWatchedMixin(TenantCursorMixin):
+    """The same for asynchronous cursors."""
+
+    async def execute(self, query: Query, *args: Any, **kwargs: Any) -> Any:
+        with _Watch(self.tenant_source, query):
+            return await cast(Any, super()).execute(query, *args, **kwargs)
+
+    async def executemany(self, query: Query, *args: Any, **kwargs: Any) -> None:
+        with _Watch(self.tenant_source, query):
+            await cast(Any, super()).executemany(query, *args, **kwargs)
+
+    @asynccontextmanager
+    async def copy(self, statement: Query, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        with _Watch(self.tenant_source, statement):
+            async with cast(Any, super()).copy(statement, *args, **kwargs) as copy:
+                yield copy
+
+    async def stream(self, query: Query, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        with _Watch(self.tenant_source, query):
+            async for row in cast(Any, super()).stream(query, *args, **kwargs):
+                yield row
 
 
 class _Watch:
@@ -569,8 +589,15 @@ def _tenant_class(base: Any, watched: bool) -> Any:
         mixin = _ServerCursorMixin
     elif not issubclass(base, ClientCursorMixin):
         mixin = _ServerBindingMixin
-    mixins = (_WatchedMixin, mixin) if watched else (mixin,)
+    mixins: tuple[Any, ...] = (mixin,)
+    if watched:
+        mixins = (_AsyncWatchedMixin if issubclass(base, AsyncCursor | AsyncServerCursor) else _WatchedMixin, mixin)
     return type(f"Tenant{base.__name__}", (*mixins, base), {"__module__": __name__})
+
+
+def tenant_class(base: Any, source: Source) -> Any:
+    """Return the class of cursors whose statements carry their tenant; each needs its ``tenant_source`` set."""
+    return _tenant_class(base, source.slow_after is not None)
 
 
 def attach(cursor: Any, source: Source) -> Any:
