@@ -6,6 +6,7 @@ import getpass
 import io
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from psycopg import sql as psql
 from example_project.customers.models import Tenant
 from pg_tenants import catalog, current_schema, migrations, schemas, tenant_context
 from pg_tenants.checks import check_sql_migrations
-from pg_tenants.exceptions import MigrationFailed, SchemaDoesNotExist
+from pg_tenants.exceptions import MigrationFailed, SchemaDiffers, SchemaDoesNotExist
 from pg_tenants.migrations._executor import ModuleExecutor
 from pg_tenants.names import SQL_HISTORY_TABLE
-from tests.conftest import make_tenant
+from tests.conftest import _with_note, make_tenant
 
 
 def run(*args: str, command: str = "migrate_schemas", **kwargs: Any) -> str:
@@ -69,17 +70,42 @@ class Folders:
         return bool(self.value(f"SELECT to_regclass('{{}}.{relation}') IS NOT NULL", schema))
 
 
-@pytest.fixture
-def files(open_db: None, raw: Any, tmp_path: Path) -> Iterator[Folders]:
+@contextmanager
+def folders(raw: Any, place: Path, **changes: Any) -> Iterator[Folders]:
     """Give the modules `tenant` and `billing` folders of SQL files."""
     modules = {name: dict(module) for name, module in settings.PG_TENANTS["MODULES"].items()}
     for name in ("tenant", "billing"):
-        (tmp_path / name).mkdir()
-        modules[name]["sql_migrations"] = tmp_path / name
+        (place / name).mkdir()
+        modules[name]["sql_migrations"] = place / name
+    modules["tenant"].update(changes)
     with override_settings(PG_TENANTS={**settings.PG_TENANTS, "MODULES": modules}):
-        yield Folders(tmp_path, raw)
+        yield Folders(place, raw)
     billing = psql.Identifier(physical("billing"))
     raw.execute(psql.SQL("DROP TABLE IF EXISTS {0}.made, {0}.pg_tenants_sql_migrations CASCADE").format(billing))
+
+
+@pytest.fixture
+def files(open_db: None, raw: Any, tmp_path: Path) -> Iterator[Folders]:
+    """Return the folders; tenants have nothing else, so they are made in no time."""
+    with folders(raw, tmp_path, apps=[], extensions=[]) as found:
+        yield found
+
+
+@pytest.fixture
+def full(open_db: None, raw: Any, tmp_path: Path) -> Iterator[Folders]:
+    """Return the folders; tenants have their apps as well."""
+    with folders(raw, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def acme(files: Folders) -> Any:
+    return make_tenant("acme")
+
+
+@pytest.fixture
+def globex(files: Folders) -> Any:
+    return make_tenant("globex")
 
 
 # -- one plan ---------------------------------------------------------------------------------------------------------
@@ -142,19 +168,21 @@ def test_the_record(acme: Any, files: Folders) -> None:
         migrations.sql_history("nowhere")
 
 
-def test_a_new_tenant(files: Folders) -> None:
+def test_a_new_tenant(full: Folders) -> None:
     """It gets the files with its migrations, with a record of its own."""
-    files.write("0001_made.sql", "CREATE TABLE {{tables.made}} AS SELECT count(*) AS notes FROM {{tables.notes_note}};")
+    full.write("0001_made.sql", "CREATE TABLE {{tables.made}} AS SELECT count(*) AS notes FROM {{tables.notes_note}};")
     make_tenant("acme")
-    assert files.has("made")
+    assert full.has("made")
     assert len(migrations.sql_history("acme")) == 1
     assert report() == {"public": [], "billing": [], "acme": []}
     run("--schema", "acme", "--plan")
 
 
-def test_templates_mean_the_schema_that_is_migrated(acme: Any, globex: Any, files: Folders) -> None:
+def test_templates_mean_the_schema_that_is_migrated(full: Folders) -> None:
     """Each its own; text in strings, comments and dollar quotes stays, and so do percent signs."""
-    files.write(
+    for name in ("acme", "globex"):
+        _with_note(name)
+    full.write(
         "0001_text.sql",
         """-- {{nothing}} and 100%
         CREATE TABLE {{tables.made}} (text text DEFAULT '{{tables.x}} 100% %s');
@@ -166,7 +194,7 @@ def test_templates_mean_the_schema_that_is_migrated(acme: Any, globex: Any, file
     run()
     texts = "SELECT array_agg(text ORDER BY ctid) FROM {}.made"
     for name in ("acme", "globex"):
-        assert files.value(texts, name) == [f"note: note of {name}", "{{schema}}", "{{tables.x}} 100% %s", "globex"]
+        assert full.value(texts, name) == [f"note: note of {name}", "{{schema}}", "{{tables.x}} 100% %s", "globex"]
 
 
 def test_fixed_modules_sharing_a_schema(files: Folders, tmp_path: Path) -> None:
@@ -197,19 +225,19 @@ def planned(history: list[tuple[str, str]] | None = None) -> list[str]:
     return names
 
 
-def test_files_without_a_place_are_last(files: Folders) -> None:
+def test_files_without_a_place_are_last(full: Folders) -> None:
     """Behind all migrations of the module's apps."""
-    files.write("0001_a.sql", "SELECT 1")
-    files.write("0002_b.sql", "SELECT 1")
+    full.write("0001_a.sql", "SELECT 1")
+    full.write("0002_b.sql", "SELECT 1")
     assert planned()[-2:] == ["sql:tenant.0001", "sql:tenant.0002"]
 
 
-def test_a_file_runs_where_it_was_written(files: Folders) -> None:
+def test_a_file_runs_where_it_was_written(full: Folders) -> None:
     """Behind what it comes after and before all that is newer, so a new schema is made as the old ones were."""
-    files.write("0001_a.sql", "-- pg_tenants: after=auth.0003_alter_user_email_max_length\nSELECT 1")
-    files.write("0002_b.sql", "SELECT 1")
-    files.write("0003_c.sql", "-- pg_tenants: after=auth.0005_alter_user_last_login_null atomic=true\nSELECT 1")
-    files.write("0004_d.sql", "SELECT 1")
+    full.write("0001_a.sql", "-- pg_tenants: after=auth.0003_alter_user_email_max_length\nSELECT 1")
+    full.write("0002_b.sql", "SELECT 1")
+    full.write("0003_c.sql", "-- pg_tenants: after=auth.0005_alter_user_last_login_null atomic=true\nSELECT 1")
+    full.write("0004_d.sql", "SELECT 1")
     found = planned()
     auth = [name for name in found if name.startswith(("auth.000", "sql"))]
     assert auth[:8] == [
@@ -225,20 +253,21 @@ def test_a_file_runs_where_it_was_written(files: Folders) -> None:
     assert found[-1] == "sql:tenant.0004"
 
 
-def test_a_file_before_a_migration(files: Folders) -> None:
+def test_a_file_before_a_migration(full: Folders) -> None:
     """It runs before that, and behind what that needs."""
-    files.write("0001_a.sql", "-- pg_tenants: before=auth.0004_alter_user_username_opts\nSELECT 1")
+    full.write("0001_a.sql", "-- pg_tenants: before=auth.0004_alter_user_username_opts\nSELECT 1")
     found = planned()
     assert found.index("auth.0003_alter") + 1 == found.index("sql:tenant.0001") < found.index("auth.0004_alter")
 
 
-def test_a_migration_taken_back_takes_its_files_along(acme: Any, files: Folders) -> None:
+def test_a_migration_taken_back_takes_its_files_along(full: Folders) -> None:
     """Those that come after it, first."""
-    files.write("0001_made.sql", "-- pg_tenants: after=notes.0001_initial\nCREATE VIEW made AS TABLE notes_note")
-    files.write("0001_made.down.sql", "DROP VIEW made")
+    make_tenant("acme")
+    full.write("0001_made.sql", "-- pg_tenants: after=notes.0001_initial\nCREATE VIEW made AS TABLE notes_note")
+    full.write("0001_made.down.sql", "DROP VIEW made")
     assert report("--schema", "acme")["acme"] == ["sql:tenant.0001_made"]
     assert report("notes", "zero", "--schema", "acme")["acme"] == ["-sql:tenant.0001_made", "-notes.0001_initial"]
-    assert not files.has("made")
+    assert not full.has("made")
     assert report("--schema", "acme")["acme"] == ["notes.0001_initial", "sql:tenant.0001_made"]
 
 
@@ -425,12 +454,13 @@ def test_a_failing_file(acme: Any, globex: Any, files: Folders) -> None:
 
 def test_what_cannot_run_in_a_transaction(acme: Any, files: Folders) -> None:
     """It is an error that tells the directive; with that it runs, in its schema."""
-    text = "CREATE INDEX CONCURRENTLY made ON {{tables.notes_note}} (title)"
+    files.raw.execute(psql.SQL("CREATE TABLE {}.other (title text)").format(psql.Identifier(physical("acme"))))
+    text = "CREATE INDEX CONCURRENTLY made ON {{tables.other}} (title)"
     path = files.write("0001_index.sql", text)
     found = refused()
     assert f"{path}" in found
     assert "'-- pg_tenants: atomic=false'" in found
-    files.write("0001_index.sql", f"-- pg_tenants: atomic=false\n{text};\nVACUUM notes_note;")
+    files.write("0001_index.sql", f"-- pg_tenants: atomic=false\n{text};\nVACUUM other;")
     files.write("0001_index.down.sql", "DROP INDEX made")
     run()
     assert files.value("SELECT indisvalid FROM pg_index WHERE indexrelid = '{}.made'::regclass") is True
@@ -461,9 +491,10 @@ def test_a_file_outside_a_transaction_that_fails_half_way(acme: Any, files: Fold
 
 def test_a_new_tenant_of_a_module_with_a_concurrent_index(files: Folders) -> None:
     """A tenant is made in one transaction; nobody uses its tables yet, so the index is made plainly."""
+    files.write("0000_other.sql", "CREATE TABLE other (title text)")
     files.write(
         "0001_index.sql",
-        "-- pg_tenants: atomic=false\nCREATE INDEX CONCURRENTLY IF NOT EXISTS made ON {{tables.notes_note}} (title);\n"
+        "-- pg_tenants: atomic=false\nCREATE INDEX CONCURRENTLY IF NOT EXISTS made ON {{tables.other}} (title);\n"
         "CREATE MATERIALIZED VIEW seen AS SELECT 1 AS one; CREATE UNIQUE INDEX ON seen (one);\n"
         "REFRESH MATERIALIZED VIEW CONCURRENTLY seen; DROP INDEX CONCURRENTLY IF EXISTS none",
     )
@@ -474,7 +505,7 @@ def test_a_new_tenant_of_a_module_with_a_concurrent_index(files: Folders) -> Non
 
 def test_a_tenant_that_cannot_be_made(files: Folders) -> None:
     """With what no transaction takes, nothing is left of it, and the file is named."""
-    files.write("0001_vacuum.sql", "-- pg_tenants: atomic=false\nVACUUM notes_note")
+    files.write("0001_vacuum.sql", "-- pg_tenants: atomic=false\nVACUUM")
     with pytest.raises(MigrationFailed, match=r"0001_vacuum\.sql.*It cannot be part of making a tenant"):
         make_tenant("acme")
     assert not Tenant.objects.filter(schema_name="acme").exists()
@@ -584,15 +615,14 @@ def test_folders(files: Folders, tmp_path: Path) -> None:
 # -- the table is this package's --------------------------------------------------------------------------------------
 
 
-def test_the_table_is_no_projects(acme: Any, files: Folders) -> None:
+def test_the_table_is_no_projects(full: Folders) -> None:
     """Introspection, inspectdb and the comparison of schemas leave it out; flushing keeps it."""
-    files.write("0001_a.sql", "SELECT 1")
-    other = make_tenant("globex")
+    full.write("0001_a.sql", "SELECT 1")
+    acme = make_tenant("acme")
     with override_settings(PG_TENANTS=without_folders()):
-        third = make_tenant("initech")
-    assert schemas.table_exists(SQL_HISTORY_TABLE, schema=other.schema_name)
-    assert catalog.differences(physical("globex"), physical("initech")) == []
-    run("--schema", "acme")
+        make_tenant("globex")
+    assert schemas.table_exists(SQL_HISTORY_TABLE, schema="acme")
+    assert catalog.differences(physical("acme"), physical("globex")) == []
     with tenant_context(acme), connection.cursor() as cursor:
         assert SQL_HISTORY_TABLE not in connection.introspection.table_names(cursor)
         out = io.StringIO()
@@ -601,7 +631,6 @@ def test_the_table_is_no_projects(acme: Any, files: Folders) -> None:
         assert SQL_HISTORY_TABLE not in out.getvalue()
         call_command("flush", interactive=False, verbosity=0)
     assert len(migrations.sql_history("acme")) == 1
-    third.delete()
 
 
 def without_folders() -> Any:
@@ -622,10 +651,22 @@ def test_the_record_of_another_schema_is_never_taken(acme: Any, files: Folders) 
     assert [r.module for r in migrations.sql_history("acme")] == ["tenant"]
 
 
+def test_taking_over_a_schema(files: Folders) -> None:
+    """One that has not recorded the files is not what the migrations make."""
+    files.write("0001_made.sql", "CREATE TABLE made ()")
+    own = psql.Identifier(physical("acme"))
+    files.raw.execute(psql.SQL("CREATE SCHEMA {0}; CREATE TABLE {0}.made ()").format(own))
+    try:
+        with pytest.raises(SchemaDiffers, match=r"migration sql:tenant\.0001_made is missing"):
+            Tenant(schema_name="acme").save(adopt=True)
+    finally:
+        files.raw.execute(psql.SQL("DROP SCHEMA {} CASCADE").format(own))
+
+
 # -- commands ---------------------------------------------------------------------------------------------------------
 
 
-def test_make_sql_migration(acme: Any, files: Folders, tmp_path: Path) -> None:
+def test_make_sql_migration(full: Folders, tmp_path: Path) -> None:
     """The next number, a clean name, a place in the order; the folder is made if it is missing."""
     (tmp_path / "tenant").rmdir()
     path = Path(run("tenant", "Add totals, per  Note!", command="make_sql_migration").strip())
@@ -635,14 +676,19 @@ def test_make_sql_migration(acme: Any, files: Folders, tmp_path: Path) -> None:
     assert any(line.startswith("-- pg_tenants: after=auth.0012") for line in lines)
     assert not any("contenttypes" in line for line in lines)
     path.write_text(path.read_text() + "CREATE TABLE made ();\n")
-    files.write("9_nine.sql", "SELECT 1")
+    full.write("9_nine.sql", "SELECT 1")
     both = run("tenant", "more", "--down", command="make_sql_migration").split()
     assert [Path(each).name for each in both] == ["0010_more.sql", "0010_more.down.sql"]
     with Path(both[0]).open("a") as file:
         file.write("ALTER TABLE made ADD x int")
     Path(both[1]).write_text("ALTER TABLE made DROP x")
     assert check_sql_migrations() == []
-    assert report()["acme"] == ["sql:tenant.0001_add_totals_per_note", "sql:tenant.9_nine", "sql:tenant.0010_more"]
+    make_tenant("acme")
+    assert [f"sql:tenant.{r.name}" for r in migrations.sql_history("acme")] == [
+        "sql:tenant.0001_add_totals_per_note",
+        "sql:tenant.9_nine",
+        "sql:tenant.0010_more",
+    ]
     assert report("sql:tenant", "9")["acme"] == ["-sql:tenant.0010_more"]
 
 
@@ -662,12 +708,12 @@ def test_make_sql_migration_refuses(files: Folders, module: str, name: str, part
         assert part in str(caught.value)
 
 
-def test_showmigrations(acme: Any, files: Folders) -> None:
+def test_showmigrations(full: Folders) -> None:
     """It shows files as it shows migrations, and with more verbosity their runs."""
-    files.write("0001_a.sql", "SELECT 1")
-    files.write("0001_b.sql", "SELECT 1", "billing")
-    run("--schema", "acme")
-    files.write("0002_a.sql", "SELECT 1")
+    full.write("0001_a.sql", "SELECT 1")
+    full.write("0001_b.sql", "SELECT 1", "billing")
+    acme = make_tenant("acme")
+    full.write("0002_a.sql", "SELECT 1")
     with tenant_context(acme):
         out = io.StringIO()
         call_command("showmigrations", stdout=out, no_color=True)
@@ -676,7 +722,7 @@ def test_showmigrations(acme: Any, files: Folders) -> None:
         out = io.StringIO()
         call_command("showmigrations", "sql:tenant", verbosity=2, stdout=out, no_color=True)
         assert out.getvalue().startswith("sql:tenant\n [X] 0001_a\n     applied at 20")
-        assert f"by {files.raw.info.user} from" in out.getvalue()
+        assert f"by {full.raw.info.user} from" in out.getvalue()
         assert "notes" not in out.getvalue()
         out = io.StringIO()
         call_command("showmigrations", "--plan", stdout=out, no_color=True)
@@ -684,8 +730,7 @@ def test_showmigrations(acme: Any, files: Folders) -> None:
     assert "sql:billing\n [ ] 0001_b\n" in run(command="showmigrations")
 
 
-def test_makemigrations_is_not_disturbed(acme: Any, files: Folders) -> None:
+def test_makemigrations_is_not_disturbed(full: Folders) -> None:
     """Files change no model."""
-    files.write("0001_a.sql", "CREATE TABLE made ()")
-    run()
+    full.write("0001_a.sql", "CREATE TABLE made ()")
     assert "No changes detected" in run("--check", "--dry-run", command="makemigrations")
