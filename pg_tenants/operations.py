@@ -19,6 +19,11 @@ class TenantSQL(RunSQL):
     be reversed; ``state_operations``, ``hints`` and ``elidable`` mean the same.
     """
 
+    def deconstruct(self) -> Any:
+        """Return what makes it again, ``elidable`` included, which Django 5.2 leaves out."""
+        name, args, kwargs = super().deconstruct()
+        return name, args, {**kwargs, **({"elidable": True} if self.elidable else {})}
+
     def _run_sql(self, schema_editor: Any, sqls: Any) -> None:
         def rendered(sql: Any) -> Any:
             return render(sql, schema_editor.connection) if isinstance(sql, str) else sql

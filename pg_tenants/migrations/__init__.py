@@ -11,8 +11,9 @@ from pg_tenants.migrations._executor import ModuleLoader
 from pg_tenants.migrations._moved import MovedTables, moved_tables
 from pg_tenants.migrations._report import Report, SchemaResult
 from pg_tenants.migrations._run import Options, apply, migrate_target
-from pg_tenants.migrations._sqlfiles import Problem, SqlStep, problems, sql_steps
+from pg_tenants.migrations._sqlfiles import SqlProblem, SqlStep, sql_problems, sql_steps
 from pg_tenants.migrations._sqlhistory import SqlRun, sql_history
+from pg_tenants.migrations._sqlnew import make_sql_files
 from pg_tenants.migrations._targets import Target, fixed_targets, required_registry
 
 __all__ = [
@@ -20,19 +21,20 @@ __all__ = [
     "ModuleLoader",
     "MovedTables",
     "Options",
-    "Problem",
     "Progress",
     "Report",
     "SchemaResult",
+    "SqlProblem",
     "SqlRun",
     "SqlStep",
     "Target",
     "apply",
     "fixed_targets",
+    "make_sql_files",
     "migrate_target",
     "moved_tables",
-    "problems",
     "required_registry",
     "sql_history",
+    "sql_problems",
     "sql_steps",
 ]

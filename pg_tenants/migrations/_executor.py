@@ -7,7 +7,7 @@ a foreign key to a shared model finds its target in the project state, and nothi
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.exceptions import CircularDependencyError, InconsistentMigrationHistory
@@ -18,7 +18,7 @@ from django.db.migrations.state import ProjectState
 
 from pg_tenants.exceptions import MigrationFailed
 from pg_tenants.migrations._sqlfiles import Key
-from pg_tenants.migrations._sqlhistory import SqlRecorder, recorded, without_checksum
+from pg_tenants.migrations._sqlhistory import SqlRecorder, record_alone, recorded, without_checksum
 from pg_tenants.migrations._sqlmigrations import SqlFileMigration, refuse_unknown_references, sql_file_migrations
 from pg_tenants.modules import SQL_LABEL
 
@@ -192,9 +192,8 @@ class ModuleLoader(MigrationLoader):
         return [late for key in leaves for late in self._unapplied_before(key)]
 
     def _is_newest(self, key: Key) -> bool:
-        return not any(
-            other[0] == key[0] and s.step.number > self.sql[key].step.number for other, s in self.sql.items()
-        )
+        number = self.sql[key].step.number
+        return all(entry.step.number <= number for other, entry in self.sql.items() if other[0] == key[0])
 
 
 class ModuleExecutor(MigrationExecutor):
@@ -220,7 +219,7 @@ class ModuleExecutor(MigrationExecutor):
         # Not super().__init__(), which would make Django's own loader.
         self.connection = connection
         self.loader = ModuleLoader(connection if history is None else None, apps, history)
-        self.recorder = SqlRecorder(connection, {key: entry.step for key, entry in self.loader.sql.items()})
+        self.recorder = SqlRecorder(connection)
         self.progress_callback = progress_callback
 
     def own_targets(self) -> list[Key]:
@@ -234,17 +233,23 @@ class ModuleExecutor(MigrationExecutor):
             return plan
         return [step for step in plan if step[0].app_label in self.loader.own_apps]
 
-    def apply_migration(self, *args: Any, **kwargs: Any) -> ProjectState:
+    def apply_migration(
+        self, state: Any, migration: Migration, fake: bool = False, fake_initial: bool = False
+    ) -> ProjectState:
         """Apply a migration as Django does; inside a transaction what it has deferred fires before the next one."""
-        state: ProjectState = super().apply_migration(*args, **kwargs)
+        if fake and isinstance(migration, SqlFileMigration):
+            record_alone(self.connection, migration.step, "up")
+        state = super().apply_migration(state, migration, fake=fake, fake_initial=fake_initial)
         self._fire_deferred()
-        return state
+        return cast(ProjectState, state)
 
-    def unapply_migration(self, *args: Any, **kwargs: Any) -> ProjectState:
+    def unapply_migration(self, state: Any, migration: Migration, fake: bool = False) -> ProjectState:
         """Unapply a migration as Django does; inside a transaction what it has deferred fires before the next one."""
-        state: ProjectState = super().unapply_migration(*args, **kwargs)
+        if fake and isinstance(migration, SqlFileMigration):
+            record_alone(self.connection, migration.step, "down")
+        state = super().unapply_migration(state, migration, fake=fake)
         self._fire_deferred()
-        return state
+        return cast(ProjectState, state)
 
     def _fire_deferred(self) -> None:
         # Else it would at the commit of each migration. PostgreSQL alters no table that has pending trigger events.

@@ -17,10 +17,10 @@ from pg_tenants.modules import Module, registry
 from pg_tenants.sqltemplates import check as check_templates
 from pg_tenants.sqltext import line_of, split, tokens
 
-__all__ = ["Problem", "SqlFile", "SqlStep", "problems", "sql_steps", "without_concurrently"]
+__all__ = ["SqlFile", "SqlProblem", "SqlStep", "sql_problems", "sql_steps", "without_concurrently"]
 
 Key = tuple[str, str]
-Kind = Literal["folder", "name", "number", "content", "template", "empty"]
+Kind = Literal["folder", "name", "number", "content", "reference", "empty", "shared"]
 
 DIRECTIVES = ("after", "before", "atomic", "late", "was")
 SHORTEST_CHECKSUM = 12
@@ -33,8 +33,8 @@ _TRANSACTION = frozenset({"abort", "begin", "commit", "end", "rollback", "start"
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong with a file or a folder.
+class SqlProblem:
+    """What is wrong with a file or a folder of SQL.
 
     Attributes:
         kind: what the system checks tell apart.
@@ -98,7 +98,7 @@ class SqlStep:
 @dataclass(slots=True)
 class _Folder:
     steps: list[SqlStep] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[SqlProblem] = field(default_factory=list)
 
 
 def sql_steps(module: Module) -> list[SqlStep]:
@@ -114,9 +114,9 @@ def sql_steps(module: Module) -> list[SqlStep]:
     return found.steps
 
 
-def problems() -> list[Problem]:
+def sql_problems() -> list[SqlProblem]:
     """Return what is wrong with the folders of all modules."""
-    found: list[Problem] = []
+    found: list[SqlProblem] = []
     owners: dict[Path, str] = {}
     for module in registry() or ():
         if module.sql_migrations is None:
@@ -126,7 +126,7 @@ def problems() -> list[Problem]:
             message = (
                 f"The modules {owner!r} and {module.name!r} have one folder of SQL files, {module.sql_migrations}."
             )
-            found.append(Problem("folder", message, "Give each a folder of its own in 'sql_migrations'."))
+            found.append(SqlProblem("shared", message, "Give each a folder of its own in 'sql_migrations'."))
             continue
         found += _read_folder(module).problems
     return found
@@ -140,7 +140,7 @@ def _read_folder(module: Module) -> _Folder:
     if not folder.is_dir():
         message = f"The module {module.name!r} has the 'sql_migrations' {str(folder)!r}, and there is no such folder."
         found.problems.append(
-            Problem("folder", message, f"Correct it, or run 'manage.py make_sql_migration {module.name} NAME'.")
+            SqlProblem("folder", message, f"Correct it, or run 'manage.py make_sql_migration {module.name} NAME'.")
         )
         return found
     ups, downs = _sorted_files(folder, found.problems)
@@ -155,50 +155,52 @@ def _read_folder(module: Module) -> _Folder:
         if path not in files:
             continue
         if not files[path].statements:
-            found.problems.append(Problem("empty", f"The file {path} has no statement.", "Write it, or remove it."))
+            found.problems.append(SqlProblem("empty", f"The file {path} has no statement.", "Write it, or remove it."))
         down = files.get(downs[key]) if key in downs else None
         found.steps.append(SqlStep(module.name, key[0], key[1], files[path], down))
     return found
 
 
-def _sorted_files(
-    folder: Path, found: list[Problem]
-) -> tuple[dict[tuple[int, str], Path], dict[tuple[int, str], Path]]:
-    ups: dict[tuple[int, str], Path] = {}
-    downs: dict[tuple[int, str], Path] = {}
+_Files = dict[tuple[int, str], Path]
+"""Files of one direction by number and name."""
+
+
+def _sorted_files(folder: Path, found: list[SqlProblem]) -> tuple[_Files, _Files]:
+    ups: _Files = {}
+    downs: _Files = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() != ".sql" or path.name.startswith(".") or not path.is_file():
             continue
         match = _NAME.fullmatch(path.name)
         if match is None:
             message = f"The file {path} has a name that says neither its number nor what it does."
-            found.append(Problem("name", message, "Name it as in '0001_totals.sql', or '0001_totals.down.sql'."))
+            found.append(SqlProblem("name", message, "Name it as in '0001_totals.sql', or '0001_totals.down.sql'."))
         else:
             (downs if match["down"] else ups)[int(match["number"]), match["stem"]] = path
     numbers: dict[int, Path] = {}
     for (number, _), path in sorted(ups.items()):
         if numbers.setdefault(number, path) != path:
             message = f"The files {numbers[number]} and {path.name} have the same number."
-            found.append(Problem("number", message, "Give the one that is not applied anywhere the next free number."))
+            found.append(SqlProblem("number", message, "Give the one that is applied nowhere the next free number."))
     for key, path in downs.items():
         if key not in ups:
             message = f"The file {path} takes back {key[1]}.sql, and there is none."
-            found.append(Problem("name", message, "Name both alike, or remove it."))
+            found.append(SqlProblem("name", message, "Name both alike, or remove it."))
     return ups, downs
 
 
-def _file(path: Path) -> SqlFile | Problem:
+def _file(path: Path) -> SqlFile | SqlProblem:
     status = path.stat()
     return _read_file(path, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=1024)
-def _read_file(path: Path, changed: int, size: int) -> SqlFile | Problem:
+def _read_file(path: Path, changed: int, size: int) -> SqlFile | SqlProblem:
     """Read a file, once for each state of it."""
     try:
         return _parse(path, path.read_bytes())
     except _Refused as exc:
-        return Problem(exc.kind, f"The file {path}{exc}", exc.remedy)
+        return SqlProblem(exc.kind, f"The file {path}{exc}", exc.remedy)
 
 
 class _Refused(Exception):
@@ -212,10 +214,8 @@ def _parse(path: Path, content: bytes) -> SqlFile:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
-        line = line_of(content, exc.start)
-        raise _Refused(
-            f", line {line}, is not in UTF-8 (byte {exc.start}: {exc.reason}).", "Save it in UTF-8."
-        ) from exc
+        where = f", line {line_of(content, exc.start)}, byte {exc.start}"
+        raise _Refused(f"{where}, is not in UTF-8: {exc.reason}.", "Save it in UTF-8.") from exc
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     source = text.encode()
     directives, kept = _directives(source)
@@ -227,7 +227,7 @@ def _parse(path: Path, content: bytes) -> SqlFile:
     try:
         check_templates(text)
     except SqlTemplateError as exc:
-        raise _Refused(f": {exc}", "See the how-to on SQL migrations.", "template") from exc
+        raise _Refused(f": {exc}", "See the how-to on SQL migrations.", "reference") from exc
     checksum = hashlib.sha256(kept).hexdigest()
     return _with_directives(SqlFile(path, text, checksum, statements=tuple(statements)), directives)
 
@@ -293,7 +293,7 @@ def _refuse_what_is_not_sql(source: bytes) -> None:
         if token == b"\\":
             command = source[position:].split(None, 1)[0].decode(errors="replace")
             raise _Refused(
-                f", line {line_of(source, position)}, has {command!r}, a command of psql, which the server does not know.",
+                f", line {line_of(source, position)}, has {command!r}, a command of psql that no server knows.",
                 "Write the SQL itself; what another file has goes into a file of its own number.",
             )
         if kind == "string" and token.lower() == b"'search_path'" and called == b"set_config(":

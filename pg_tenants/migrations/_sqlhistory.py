@@ -2,6 +2,9 @@
 
 It is a table in the schema itself, so it is dropped, renamed and restored with it. Each run of a file adds a row. The
 row by which a file counts as applied is in force; there is one at most for each file.
+
+A run is recorded by statements that name no schema and read nothing into the program, sent by the schema editor. So
+they are part of what may be sent to other schemas as it is.
 """
 
 from __future__ import annotations
@@ -11,10 +14,11 @@ import socket
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
-from django.db import DEFAULT_DB_ALIAS, transaction
+from django.db import DEFAULT_DB_ALIAS
 from django.db.migrations.recorder import MigrationRecorder
+from psycopg import sql
 
 from pg_tenants import schemas
 from pg_tenants.context import current_schema, schema_context
@@ -24,15 +28,29 @@ from pg_tenants.modules import SQL_LABEL
 from pg_tenants.names import SQL_HISTORY_TABLE
 from pg_tenants.sqltext import quote
 
-__all__ = ["IN_FORCE", "SqlRecorder", "SqlRun", "recorded", "sql_history", "without_checksum", "write"]
+__all__ = [
+    "IN_FORCE",
+    "Direction",
+    "SqlRecorder",
+    "SqlRun",
+    "begin_run",
+    "end_run",
+    "record_alone",
+    "recorded",
+    "sql_history",
+    "without_checksum",
+]
+
+Direction = Literal["up", "down"]
 
 IN_FORCE = f"""
 SELECT '{SQL_LABEL}' || module, name || ' ' || checksum FROM {{schema}}.{SQL_HISTORY_TABLE} WHERE in_force
 """  # noqa: S608  # a quoted name
 """What is applied in a schema, as ``django_migrations`` has it, but with the checksum behind each name."""
 
-_CREATE = """
-CREATE TABLE {table} (
+# Without a schema: it is made where statements make tables, which is in the active one, and then found there first.
+_ENSURE = f"""
+CREATE TABLE IF NOT EXISTS {SQL_HISTORY_TABLE} (
     step integer PRIMARY KEY,
     module text NOT NULL,
     name text NOT NULL,
@@ -42,15 +60,21 @@ CREATE TABLE {table} (
     checksum text NOT NULL,
     role text NOT NULL,
     client text NOT NULL,
-    finished_at timestamptz NOT NULL,
-    milliseconds integer NOT NULL
+    started_at timestamptz NOT NULL,
+    finished_at timestamptz
 );
-CREATE UNIQUE INDEX {index} ON {table} (module, name) WHERE in_force
+CREATE UNIQUE INDEX IF NOT EXISTS {SQL_HISTORY_TABLE}_in_force ON {SQL_HISTORY_TABLE} (module, name) WHERE in_force;
 """
-_ADD = """
-INSERT INTO {table} (step, module, name, direction, faked, in_force, checksum, role, client, finished_at, milliseconds)
-SELECT coalesce(max(step), 0) + 1, %s, %s, %s, %s, %s, %s, session_user, %s, pg_catalog.clock_timestamp(), %s FROM {table}
-"""
+_BEGIN = f"""
+INSERT INTO {SQL_HISTORY_TABLE} (step, module, name, direction, faked, in_force, checksum, role, client, started_at)
+SELECT coalesce(max(step), 0) + 1, {{module}}, {{name}}, {{direction}}, {{faked}}, false, {{checksum}}, session_user,
+    {{client}}, clock_timestamp() FROM {SQL_HISTORY_TABLE};
+"""  # noqa: S608  # literals
+_END = f"""
+UPDATE {SQL_HISTORY_TABLE} SET in_force = false WHERE module = {{module}} AND name = {{name}} AND in_force;
+UPDATE {SQL_HISTORY_TABLE} SET in_force = (direction = 'up'), finished_at = clock_timestamp()
+WHERE step = (SELECT max(step) FROM {SQL_HISTORY_TABLE});
+"""  # noqa: S608  # literals
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +90,8 @@ class SqlRun:
         checksum: of the text that was run.
         role: the database role that ran it.
         client: the user and the host of the process that ran it.
-        finished_at: when it ended.
-        milliseconds: how long it took.
+        started_at: when it began.
+        finished_at: when it ended; None for a file outside a transaction that did not come to its end.
     """
 
     module: str
@@ -78,8 +102,18 @@ class SqlRun:
     checksum: str
     role: str
     client: str
-    finished_at: datetime
-    milliseconds: int
+    started_at: datetime
+    finished_at: datetime | None
+
+    def __str__(self) -> str:
+        done = "recorded" if self.faked else "applied" if self.direction == "up" else "taken back"
+        took = "did not come to its end" if self.milliseconds is None else f"took {self.milliseconds:.0f} ms"
+        return f"{done} at {self.started_at:%Y-%m-%d %H:%M:%S} by {self.role} from {self.client}, {took}"
+
+    @property
+    def milliseconds(self) -> float | None:
+        """How long it took; None where it did not come to its end."""
+        return None if self.finished_at is None else (self.finished_at - self.started_at).total_seconds() * 1000
 
 
 def without_checksum(entry: str) -> tuple[str, str]:
@@ -90,10 +124,12 @@ def without_checksum(entry: str) -> tuple[str, str]:
 
 def recorded(connection: Any) -> list[Key]:
     """Return which files the active schema has applied, as a history has them."""
+    schema = current_schema()
+    assert schema is not None
     if not schemas.table_exists(SQL_HISTORY_TABLE, using=connection.alias):
         return []
     with connection.cursor() as cursor:
-        cursor.execute(IN_FORCE.format(schema=_schema(connection)))
+        cursor.execute(IN_FORCE.format(schema=quote(connection.physical_schema(schema))))
         return list(cursor.fetchall())
 
 
@@ -113,37 +149,39 @@ def sql_history(schema: str, *, using: str = DEFAULT_DB_ALIAS) -> list[SqlRun]:
     if not schemas.table_exists(SQL_HISTORY_TABLE, schema=schema, using=using):
         return []
     columns = ", ".join(SqlRun.__dataclass_fields__)
+    table = f"{quote(connection.physical_schema(schema))}.{SQL_HISTORY_TABLE}"
     with schema_context(schema), connection.cursor() as cursor:
-        cursor.execute(f"SELECT {columns} FROM {_table(connection)} ORDER BY step")  # noqa: S608  # a quoted name
+        cursor.execute(f"SELECT {columns} FROM {table} ORDER BY step")  # noqa: S608  # quoted names
         return [SqlRun(*row) for row in cursor.fetchall()]
 
 
-def write(connection: Any, step: SqlStep, direction: str, *, faked: bool = False, seconds: float = 0.0) -> None:
-    """Record a run in the active schema; what counted as applied until now does not any more."""
-    table = _table(connection)
+def begin_run(step: SqlStep, direction: Direction, *, faked: bool = False) -> str:
+    """Return the statements that record the beginning of a run in the schema where they are sent."""
+    return _ENSURE + _filled(_BEGIN, step, direction, faked)
+
+
+def end_run(step: SqlStep, direction: Direction) -> str:
+    """Return the statements that record its end: what counted as applied until now does not any more."""
+    return _filled(_END, step, direction, False)
+
+
+def record_alone(connection: Any, step: SqlStep, direction: Direction) -> None:
+    """Record in the active schema that a file was run, or taken back, which it was not."""
+    with connection.cursor() as cursor:
+        cursor.execute(begin_run(step, direction, faked=True) + end_run(step, direction))
+
+
+def _filled(text: str, step: SqlStep, direction: Direction, faked: bool) -> str:
     file = step.down if direction == "down" and step.down is not None else step.up
-    with transaction.atomic(using=connection.alias, savepoint=False):
-        there = schemas.table_exists(SQL_HISTORY_TABLE, using=connection.alias)
-        with connection.cursor() as cursor:
-            if not there:
-                cursor.execute(_CREATE.format(table=table, index=quote(f"{SQL_HISTORY_TABLE}_in_force")))
-            cursor.execute(
-                f"UPDATE {table} SET in_force = false WHERE module = %s AND name = %s AND in_force",  # noqa: S608
-                [step.module, step.name],
-            )
-            values = [step.module, step.name, direction, faked, direction == "up", file.checksum, _client()]
-            cursor.execute(_ADD.format(table=table), [*values, round(seconds * 1000)])
-
-
-def _schema(connection: Any) -> str:
-    # Named, so that another schema's table on the path is never taken for it.
-    schema = current_schema()
-    assert schema is not None
-    return quote(connection.physical_schema(schema))
-
-
-def _table(connection: Any) -> str:
-    return f"{_schema(connection)}.{SQL_HISTORY_TABLE}"
+    values = {
+        "module": step.module,
+        "name": step.name,
+        "direction": direction,
+        "faked": faked,
+        "checksum": file.checksum,
+        "client": _client(),
+    }
+    return text.format(**{key: sql.quote(value) for key, value in values.items()})
 
 
 @cache
@@ -156,28 +194,14 @@ def _client() -> str:
 
 
 class SqlRecorder(MigrationRecorder):
-    """Django's recorder, which records SQL files in their own table.
-
-    A file that was run has recorded itself, in its own transaction; what is left is what is only to be recorded.
-    """
-
-    def __init__(self, connection: Any, steps: dict[Key, SqlStep]):
-        super().__init__(connection)
-        self._steps = steps
+    """Django's recorder, without SQL files: their runs record themselves, in the transaction of the run."""
 
     def record_applied(self, app: str, name: str) -> None:
         """Record that a migration was applied."""
-        self._record(app, name, "up", super().record_applied)
+        if not app.startswith(SQL_LABEL):
+            super().record_applied(app, name)
 
     def record_unapplied(self, app: str, name: str) -> None:
         """Record that a migration was unapplied."""
-        self._record(app, name, "down", super().record_unapplied)
-
-    def _record(self, app: str, name: str, direction: str, otherwise: Any) -> None:
-        step = self._steps.get((app, name))
-        if step is None:
-            otherwise(app, name)
-            return
-        applied = (app, name) in {(label, without_checksum(entry)[0]) for label, entry in recorded(self.connection)}
-        if applied != (direction == "up"):
-            write(self.connection, step, direction, faked=True)
+        if not app.startswith(SQL_LABEL):
+            super().record_unapplied(app, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -15,7 +14,7 @@ from psycopg import errors as e
 from pg_tenants.conf import nearest
 from pg_tenants.exceptions import MigrationFailed
 from pg_tenants.migrations._sqlfiles import Key, SqlFile, SqlStep, sql_steps, without_concurrently
-from pg_tenants.migrations._sqlhistory import write
+from pg_tenants.migrations._sqlhistory import Direction, begin_run, end_run
 from pg_tenants.modules import registry
 from pg_tenants.sqltemplates import render
 
@@ -36,10 +35,13 @@ class SqlFileMigration(Migration):
     def __init__(self, label: str, step: SqlStep, before: SqlStep | None):
         super().__init__(step.name, label)
         self.step = step
-        self.atomic = step.up.atomic and (step.down is None or step.down.atomic)
-        self.dependencies = [*step.up.after, *([(label, before.name)] if before else [])]
-        self.run_before = list(step.up.before)
-        self.operations = [RunSqlFile(step)]
+        # What other migrations have as attributes of their classes.
+        vars(self).update(
+            atomic=step.up.atomic and (step.down is None or step.down.atomic),
+            dependencies=[*step.up.after, *([(label, before.name)] if before else [])],
+            run_before=list(step.up.before),
+            operations=[RunSqlFile(step)],
+        )
 
     @property
     def is_placed(self) -> bool:
@@ -90,7 +92,7 @@ class RunSqlFile(Operation):
         """Return what it does."""
         return f"SQL file {self.step.up.path.name}"
 
-    def _run(self, file: SqlFile, direction: str, schema_editor: Any) -> None:
+    def _run(self, file: SqlFile, direction: Direction, schema_editor: Any) -> None:
         connection = schema_editor.connection
         text = render(file.text, connection)
         if schema_editor.collect_sql:
@@ -98,12 +100,12 @@ class RunSqlFile(Operation):
             return
         inside = connection.in_atomic_block
         with transaction.atomic(using=connection.alias) if file.atomic and not inside else nullcontext():
-            started = time.monotonic()
+            schema_editor.execute(begin_run(self.step, direction), params=None)
             if file.atomic or inside:
                 _run_whole(file, text if file.atomic else without_concurrently(text), schema_editor)
             else:
                 _run_parts(file, schema_editor)
-            write(connection, self.step, direction, seconds=time.monotonic() - started)
+            schema_editor.execute(end_run(self.step, direction), params=None)
 
 
 def _run_whole(file: SqlFile, text: str, schema_editor: Any) -> None:
