@@ -14,11 +14,12 @@ from django.db.migrations.exceptions import CircularDependencyError, Inconsisten
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.migration import Migration
+from django.db.migrations.recorder import MigrationRecorder
 from django.db.migrations.state import ProjectState
 
 from pg_tenants.exceptions import MigrationFailed
 from pg_tenants.migrations._sqlfiles import Key
-from pg_tenants.migrations._sqlhistory import SqlRecorder, record_alone, recorded, without_checksum
+from pg_tenants.migrations._sqlhistory import checksums, record_alone
 from pg_tenants.migrations._sqlmigrations import SqlFileMigration, refuse_unknown_references, sql_file_migrations
 from pg_tenants.modules import SQL_LABEL
 
@@ -36,7 +37,6 @@ class ModuleLoader(MigrationLoader):
     Attributes:
         recorded: what the schema itself has recorded, of the module's own apps and SQL files.
         sql: the SQL files of all modules.
-        checksums: those that the schema has recorded of its SQL files.
     """
 
     def __init__(
@@ -45,7 +45,6 @@ class ModuleLoader(MigrationLoader):
         self.own_apps = frozenset(apps)
         self.recorded: dict[Key, Any] = {}
         self.sql: dict[Key, SqlFileMigration] = {}
-        self.checksums: dict[Key, str] = {}
         self._history = history
         super().__init__(connection)
 
@@ -82,22 +81,10 @@ class ModuleLoader(MigrationLoader):
             if not self.sql:
                 raise
             raise MigrationFailed(f"Migrations depend on each other: {exc}. Correct 'after' and 'before'.") from exc
-        applied: dict[Key, Any] = self._with_sql(dict(self.applied_migrations))
+        applied: dict[Key, Any] = dict(self.applied_migrations)
         self.recorded = {key: migration for key, migration in applied.items() if key[0] in self.own_apps}
         foreign = {key: node for key, node in self.graph.nodes.items() if key[0] not in self.own_apps}
         self.applied_migrations = {**self.recorded, **foreign}
-
-    def _with_sql(self, applied: dict[Key, Any]) -> dict[Key, Any]:
-        """Return what is applied with SQL files as keys like others, and note their checksums."""
-        labels = {label for label in self.own_apps if label.startswith(SQL_LABEL)}
-        if self.connection is not None and labels:
-            applied |= dict.fromkeys(recorded(self.connection))
-        for key in [key for key in applied if key[0] in labels]:
-            name, checksum = without_checksum(key[1])
-            self.checksums[key[0], name] = checksum
-            applied[key[0], name] = self.disk_migrations.get((key[0], name))
-            del applied[key]
-        return applied
 
     def get_migration_by_prefix(self, app_label: str, name_prefix: str) -> Any:
         """Return the migration whose name begins so; of SQL files also the one of this number."""
@@ -129,27 +116,29 @@ class ModuleLoader(MigrationLoader):
                 )
 
     def _refuse_changed_files(self) -> None:
-        for key, checksum in self.checksums.items():
-            migration = self.sql.get(key)
-            if migration is None:
+        applied = [key for key in self.recorded if key[0].startswith(SQL_LABEL)]
+        for key in applied:
+            if key not in self.sql:
                 raise MigrationFailed(
                     f"The SQL file {key[1]}.sql of {key[0]} is applied and not in the folder any more. Restore it: it "
                     "is needed to make the next schema the same."
                 )
-            file = migration.step.up
-            if not file.accepts(checksum):
-                raise MigrationFailed(
-                    f"The file {file.path} was changed after it was applied (checksum {checksum[:12]}, now "
-                    f"{file.checksum[:12]}). Restore its text and write a file with the next number; or, if both make "
-                    f"the same, put '-- pg_tenants: was={checksum[:12]}' at its top."
-                )
-        for key in self.checksums:
             for late in self._unapplied_before(key):
                 if not self.sql[late].step.up.late:
                     raise MigrationFailed(
                         f"The file {self.sql[late].step.up.path} is late: {key[1]} is applied already. Give it the "
                         "next free number; or, if it may run after that one, put '-- pg_tenants: late=true' at its top."
                     )
+        # Where the history was read with that of others, the checksums were compared there.
+        found = checksums(self.connection) if applied and self.connection is not None else {}
+        for key in applied:
+            file, checksum = self.sql[key].step.up, found.get(key)
+            if checksum is not None and not file.accepts(checksum):
+                raise MigrationFailed(
+                    f"The file {file.path} was changed after it was applied (checksum {checksum[:12]}, now "
+                    f"{file.checksum[:12]}). Restore its text and write a file with the next number; or, if both make "
+                    f"the same, put '-- pg_tenants: was={checksum[:12]}' at its top."
+                )
 
     def _unapplied_before(self, key: Key) -> list[Key]:
         """Return the SQL files of lower numbers than a file's that are not applied."""
@@ -219,7 +208,7 @@ class ModuleExecutor(MigrationExecutor):
         # Not super().__init__(), which would make Django's own loader.
         self.connection = connection
         self.loader = ModuleLoader(connection if history is None else None, apps, history)
-        self.recorder = SqlRecorder(connection)
+        self.recorder = MigrationRecorder(connection)
         self.progress_callback = progress_callback
 
     def own_targets(self) -> list[Key]:

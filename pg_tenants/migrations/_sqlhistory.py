@@ -1,7 +1,8 @@
-"""The record of the SQL files that were run in a schema: what is applied, and all that was ever done.
+"""The record of the SQL files that were run in a schema: who, when, and with which text.
 
 It is a table in the schema itself, so it is dropped, renamed and restored with it. Each run of a file adds a row. The
-row by which a file counts as applied is in force; there is one at most for each file.
+row of the run that made an applied file applied is in force; there is one at most for each file. That a file is applied
+says ``django_migrations``, as of all migrations.
 
 A run is recorded by statements that name no schema and read nothing into the program, sent by the schema editor. So
 they are part of what may be sent to other schemas as it is.
@@ -17,7 +18,6 @@ from functools import cache
 from typing import Any, Literal
 
 from django.db import DEFAULT_DB_ALIAS
-from django.db.migrations.recorder import MigrationRecorder
 from psycopg import sql
 
 from pg_tenants import schemas
@@ -28,25 +28,9 @@ from pg_tenants.modules import SQL_LABEL
 from pg_tenants.names import SQL_HISTORY_TABLE
 from pg_tenants.sqltext import quote
 
-__all__ = [
-    "IN_FORCE",
-    "Direction",
-    "SqlRecorder",
-    "SqlRun",
-    "begin_run",
-    "end_run",
-    "record_alone",
-    "recorded",
-    "sql_history",
-    "without_checksum",
-]
+__all__ = ["Direction", "SqlRun", "begin_run", "checksums", "end_run", "in_force", "record_alone", "sql_history"]
 
 Direction = Literal["up", "down"]
-
-IN_FORCE = f"""
-SELECT '{SQL_LABEL}' || module, name || ' ' || checksum FROM {{schema}}.{SQL_HISTORY_TABLE} WHERE in_force
-"""  # noqa: S608  # a quoted name
-"""What is applied in a schema, as ``django_migrations`` has it, but with the checksum behind each name."""
 
 # Without a schema: it is made where statements make tables, which is in the active one, and then found there first.
 _ENSURE = f"""
@@ -86,7 +70,7 @@ class SqlRun:
         name: the file's name without ``.sql``.
         direction: ``up``, or ``down`` for the file that takes it back.
         faked: it was recorded alone.
-        in_force: by this row the file counts as applied.
+        in_force: it made the file what it is now, which is applied.
         checksum: of the text that was run.
         role: the database role that ran it.
         client: the user and the host of the process that ran it.
@@ -116,21 +100,21 @@ class SqlRun:
         return None if self.finished_at is None else (self.finished_at - self.started_at).total_seconds() * 1000
 
 
-def without_checksum(entry: str) -> tuple[str, str]:
-    """Return the name and the checksum of an entry of a history."""
-    name, _, checksum = entry.partition(" ")
-    return name, checksum
+def in_force(schema: str) -> str:
+    """Return a query of the applied files of a schema, by its name in the database: label, name and checksum."""
+    table = f"{quote(schema)}.{SQL_HISTORY_TABLE}"
+    return f"SELECT '{SQL_LABEL}' || module AS label, name, checksum FROM {table} WHERE in_force"  # noqa: S608  # quoted
 
 
-def recorded(connection: Any) -> list[Key]:
-    """Return which files the active schema has applied, as a history has them."""
+def checksums(connection: Any) -> dict[Key, str]:
+    """Return those of the files that the active schema has applied."""
     schema = current_schema()
     assert schema is not None
     if not schemas.table_exists(SQL_HISTORY_TABLE, using=connection.alias):
-        return []
+        return {}
     with connection.cursor() as cursor:
-        cursor.execute(IN_FORCE.format(schema=quote(connection.physical_schema(schema))))
-        return list(cursor.fetchall())
+        cursor.execute(in_force(connection.physical_schema(schema)))
+        return {(label, name): checksum for label, name, checksum in cursor.fetchall()}
 
 
 def sql_history(schema: str, *, using: str = DEFAULT_DB_ALIAS) -> list[SqlRun]:
@@ -191,17 +175,3 @@ def _client() -> str:
     except (KeyError, OSError):  # A container's user may have no name.
         user = "?"
     return f"{user}@{socket.gethostname()}"
-
-
-class SqlRecorder(MigrationRecorder):
-    """Django's recorder, without SQL files: their runs record themselves, in the transaction of the run."""
-
-    def record_applied(self, app: str, name: str) -> None:
-        """Record that a migration was applied."""
-        if not app.startswith(SQL_LABEL):
-            super().record_applied(app, name)
-
-    def record_unapplied(self, app: str, name: str) -> None:
-        """Record that a migration was unapplied."""
-        if not app.startswith(SQL_LABEL):
-            super().record_unapplied(app, name)

@@ -14,7 +14,6 @@ from pg_tenants.catalog import Difference, differences
 from pg_tenants.exceptions import SchemaDiffers, SchemaDoesNotExist
 from pg_tenants.migrations import Options, Target, migrate_target
 from pg_tenants.modules import Module
-from pg_tenants.names import SQL_HISTORY_TABLE
 
 __all__ = ["take_over"]
 
@@ -69,16 +68,9 @@ def _unequal_migrations(model: str, other: str, module: Module) -> list[Differen
 
 
 def _recorded(execute: Callable[[str], Any], schema: str, module: Module) -> set[str]:
-    """Return what of the module a schema has recorded as applied: its apps' migrations, and its SQL files."""
-    queries = {
-        "django_migrations": sql.SQL("SELECT app, name FROM {}"),
-        SQL_HISTORY_TABLE: sql.SQL("SELECT 'sql:' || module, name FROM {} WHERE in_force"),
-    }
-    found = set()
-    for name, query in queries.items():
-        table = sql.Identifier(schema, name)
-        there = sql.SQL("SELECT pg_catalog.to_regclass({}) IS NOT NULL").format(table.as_string())
-        if execute(there.as_string()).fetchone()[0]:
-            rows = execute(query.format(table).as_string()).fetchall()
-            found |= {f"{app}.{entry}" for app, entry in rows if app in module.labels}
-    return found
+    table = sql.Identifier(schema, "django_migrations")
+    there = sql.SQL("SELECT pg_catalog.to_regclass({}) IS NOT NULL").format(table.as_string())
+    if not execute(there.as_string()).fetchone()[0]:
+        return set()
+    rows = execute(sql.SQL("SELECT app, name FROM {}").format(table).as_string()).fetchall()
+    return {f"{app}.{name}" for app, name in rows if app in module.labels}
