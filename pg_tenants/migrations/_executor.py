@@ -14,8 +14,9 @@ from django.db.migrations.exceptions import InconsistentMigrationHistory
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.migration import Migration
-from django.db.migrations.recorder import MigrationRecorder
 from django.db.migrations.state import ProjectState
+
+from pg_tenants.migrations._record import ModuleRecorder
 
 __all__ = ["ModuleExecutor", "ModuleLoader"]
 
@@ -103,7 +104,7 @@ class ModuleExecutor(MigrationExecutor):
         # Not super().__init__(), which would make Django's own loader.
         self.connection = connection
         self.loader = ModuleLoader(connection if history is None else None, apps, history)
-        self.recorder = MigrationRecorder(connection)
+        self.recorder = ModuleRecorder(connection)
         self.progress_callback = progress_callback
 
     def own_targets(self) -> list[Key]:
