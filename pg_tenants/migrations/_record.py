@@ -225,8 +225,6 @@ def obstacle_of(migration: Migration, *, backwards: bool = False) -> str | None:
         code = getattr(operation, "reverse_code" if backwards else "code", None)
         if isinstance(operation, RunPython) and code is not RunPython.noop:
             return "It runs Python code."
-        if operation.atomic is False:
-            return f"Its {type(operation).__name__} is not atomic."
     return None
 
 
