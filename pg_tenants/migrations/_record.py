@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 from django.db.migrations.migration import Migration
 from django.db.migrations.operations import RunPython
 from django.db.migrations.recorder import MigrationRecorder
+from django.db.models import NOT_PROVIDED
 
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
 from pg_tenants.context import active
@@ -123,7 +124,7 @@ class _Watcher:
 
     def takes_default(self, field: Any, value: Any, again: Any) -> None:
         default = field.default
-        computed = callable(default) and default not in _PLAIN_DEFAULTS
+        computed = callable(default) and default is not NOT_PROVIDED and default not in _PLAIN_DEFAULTS
         if computed or value != again or getattr(field, "auto_now", False) or getattr(field, "auto_now_add", False):
             self.recording.refuse(f"The default of {field} is computed.")
 
