@@ -49,6 +49,8 @@ class TenantDatabaseWrapperMixin(_Base):
         self._pooled: tuple[object, bool] | None = None
         self.qualifies_own_tables = False
         self.schema_watchers: list[SchemaWatcher] = []
+        self.remakes_indexes = False
+        """Whether an index of the name of one that is made concurrently is what a killed session has left."""
         _wrappers.add(self)
 
     @property

@@ -21,6 +21,9 @@ else:
 __all__ = ["SchemaWatcher", "TenantSchemaEditorMixin"]
 
 _CREATE_EXTENSION = re.compile(r"\s*CREATE\s+EXTENSION\b", re.IGNORECASE)
+_CONCURRENT_INDEX = re.compile(
+    r'\s*CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+(?:IF\s+NOT\s+EXISTS\s+)?((?:"[^"]+")|\w+)\s+ON\b', re.IGNORECASE
+)
 _DROP_EXTENSION = re.compile(r"\s*DROP\s+EXTENSION\b", re.IGNORECASE)
 
 
@@ -62,7 +65,25 @@ class TenantSchemaEditorMixin(_Base):
                 stack.enter_context(watcher.executing())
             if _CREATE_EXTENSION.match(text):
                 stack.enter_context(connection.extensions_schema_only())
+            if match := _CONCURRENT_INDEX.match(text):
+                self._remove_unfinished_index(match[1])
             super().execute(sql, params)
+
+    def _remove_unfinished_index(self, name: str) -> None:
+        """Drop an index that a killed or failed CREATE INDEX CONCURRENTLY has left.
+
+        It is invalid; or valid, where the session was killed before the migration was recorded.
+        """
+        connection: Any = self.connection
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid"
+                " WHERE c.relnamespace = pg_catalog.current_schema()::pg_catalog.regnamespace AND c.relname = %s"
+                " AND (%s OR NOT i.indisvalid)",
+                [name[1:-1] if name.startswith('"') else name.lower(), connection.remakes_indexes],
+            )
+            if cursor.fetchone() is not None:
+                cursor.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
 
     def effective_default(self, field: Any) -> Any:
         """Return the default of a field; watchers are told."""

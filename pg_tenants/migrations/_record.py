@@ -125,7 +125,9 @@ class _Watcher:
     def takes_default(self, field: Any, value: Any, again: Any) -> None:
         default = field.default
         computed = callable(default) and default is not NOT_PROVIDED and default not in _PLAIN_DEFAULTS
-        if computed or value != again or getattr(field, "auto_now", False) or getattr(field, "auto_now_add", False):
+        # Psycopg's wrappers, such as that of JSON, do not compare.
+        same = getattr(value, "obj", value) == getattr(again, "obj", again)
+        if computed or not same or getattr(field, "auto_now", False) or getattr(field, "auto_now_add", False):
             self.recording.refuse(f"The default of {field} is computed.")
 
     def __call__(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
