@@ -77,6 +77,15 @@ class Fleet:
             if (history := histories.get(target.schema)) is not None:
                 self._sizes[_key(target, history)] += 1
         self._progress(Event(kind="run", total=len(chosen)))
+        try:
+            self._run_all(chosen, histories, jobs, canary)
+        finally:
+            for track in self._tracks.values():
+                if isinstance(track, Track):
+                    track.end()
+            self._tracks.clear()
+
+    def _run_all(self, chosen: Sequence[Target], histories: dict[str, History | None], jobs: int, canary: int) -> None:
         first, rest = (chosen[:canary], chosen[canary:]) if canary else ([], chosen)
         if first and not self._options.plan:
             self._run_until_done(first, histories, 1)

@@ -33,6 +33,12 @@ _PERMISSIONS = "django.contrib.auth.management.create_permissions"
 _RENAMED_PERMISSIONS = "django.contrib.auth.management.rename_permissions_after_model_rename"
 _INJECTION = "django.contrib.contenttypes.management.inject_rename_contenttypes_operations"
 _OWN = "pg_tenants."
+_OF_THE_PROCESS = {
+    "wagtail.signal_handlers.disconnect_reference_index_signal_handlers",
+    "wagtail.signal_handlers.connect_reference_index_signal_handlers",
+}
+"""Receivers of libraries that change this process and no database, so that once in a run is enough: they connect and
+disconnect other signals, hundreds of them for each app."""
 _FIELDS = {"contenttypes.ContentType": {"id", "app_label", "model"}, "auth.Permission": {"id", "name", "codename"}}
 
 
@@ -45,12 +51,14 @@ class _How:
         before: receivers of ``pre_migrate`` to call for each schema; None to have Django send the signal.
         after: those of ``post_migrate``.
         is_shared: nobody but Django and this package listens, so that a schema is done when its script is.
+        last: receivers of ``post_migrate`` to call when all schemas are done.
     """
 
     script: str | None
     before: Listening | None
     after: Listening | None
     is_shared: bool
+    last: Listening
 
 
 class Signals:
@@ -79,21 +87,31 @@ class Signals:
             return
         first, then = _listening(pre_migrate), _listening(post_migrate)
         if self._verbosity >= 2 or first is None or then is None:
-            self._how = _How(None, None, None, is_shared=False)
+            self._how = _How(None, None, None, is_shared=False, last=[])
             return
+        # The first schema's signal has called those.
+        first = [each for each in first if _path(each[1]) not in _OF_THE_PROCESS]
         script = self._script_of(then, after)
         if script is None:
-            self._how = _How(None, first, None, is_shared=False)
+            self._how = _How(None, first, None, is_shared=False, last=[])
             return
-        rest = [each for each in then if _path(each[1]) not in (_CONTENT_TYPES, _PERMISSIONS, _RENAMED_PERMISSIONS)]
+        done = {_CONTENT_TYPES, _PERMISSIONS, _RENAMED_PERMISSIONS} | _OF_THE_PROCESS
+        rest = [each for each in then if _path(each[1]) not in done]
         is_shared = all(_path(receiver).startswith(_OWN) for _, receiver in rest)
-        self._how = _How(script, first, rest, is_shared)
+        last = [each for each in then if _path(each[1]) in _OF_THE_PROCESS]
+        self._how = _How(script, first, rest, is_shared, last)
 
     @property
     def script(self) -> str:
         """Return SQL that goes into the transaction of a schema's last migration."""
         assert self._how is not None
         return self._how.script or ""
+
+    @property
+    def calls_djangos(self) -> bool:
+        """Whether Django's own receivers are called for each schema, which two runs cannot do at the same time."""
+        assert self._how is not None
+        return self._how.script is None
 
     @property
     def is_shared(self) -> bool:
@@ -118,6 +136,11 @@ class Signals:
             emit_post_migrate_signal(self._verbosity, self._interactive, self._using, **more)
             return
         self._call(post_migrate, receivers, self._plan, apps)
+
+    def end(self, apps: Callable[[], Any]) -> None:
+        """Call the receivers that were waiting for the last schema."""
+        if self._how is not None and self._how.last:
+            self._call(post_migrate, self._how.last, self._plan, apps())
 
     def _call(self, signal: Any, receivers: Listening, plan: Plan, apps: Any) -> None:
         for config, receiver in receivers:

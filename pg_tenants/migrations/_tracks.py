@@ -184,6 +184,10 @@ class Track:
             if self._stages or is_owed:
                 self._arrive(worker, target)
 
+    def end(self) -> None:
+        """Send what waited until all schemas were done."""
+        self._signals.end(self._states.after)
+
     # -- before and after ---------------------------------------------------------------------------------------------
 
     def _set_out(self, worker: Worker) -> None:
@@ -213,8 +217,11 @@ class Track:
         return [[f"{type(each)} {each.describe()}" for each in migration.operations] for migration, _ in plan]
 
     def _arrive(self, worker: Worker, target: Target) -> None:
-        if self._signals.is_shared and self._stages:
+        if self._stages and not self._signals.calls_djangos:
             self._signals.send_after(self._states.after())
+            if not self._signals.is_shared:
+                with worker.connection.cursor() as cursor:
+                    cursor.execute(f"DELETE FROM {TABLE} WHERE (app, name) = {_literals(OWED)}")  # noqa: S608
             return
         with worker.turns.of(target.schema), worker.connection.cursor() as cursor:
             cursor.execute(f"SELECT FROM {TABLE} WHERE (app, name) = (%s, %s)", OWED)

@@ -3,10 +3,10 @@
     pip install django-tenants django-pgschemas wagtail
     python -m tests.benchmarks.fleet --url postgresql://postgres@127.0.0.1:5432/fleet --schemas 500 --rivals 20
 
-All systems migrate the same schemas of the same database, one after the other; in between, the migration is taken back.
-The migration is ``growth.0002``: a table with three foreign keys, two columns, an index, a check, and two altered types.
-Seconds are those of the whole process less those of ``check``, which is what Django takes to start. The slow systems get
-fewer schemas, so they are given as milliseconds a schema.
+All systems migrate the same schemas of the same database, one after the other; in between, the migration is taken
+back. It is ``growth.0002``: a table with three foreign keys, two columns, an index, a check, and two altered types.
+Seconds are those of the whole process less those of ``check``, which is what Django takes to start. The slow systems
+get fewer schemas, so they are given as milliseconds a schema.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from psycopg import conninfo
@@ -71,7 +70,7 @@ def run(url: str, settings: str, *command: str, **environment: str) -> tuple[flo
 
 
 def prepare(url: str, count: int, programs: str) -> list[str]:
-    """Make the database, the systems' tables of tenants, and the schemas, which are copies of one; return their names."""
+    """Make the database, the tables of tenants, and the schemas, which are copies of one; return their names."""
     where = conninfo.conninfo_to_dict(url)
     with psycopg.connect(conninfo.make_conninfo(url, dbname="postgres"), autocommit=True) as server:
         server.execute(f'DROP DATABASE IF EXISTS "{where["dbname"]}" WITH (FORCE)')
@@ -83,8 +82,8 @@ def prepare(url: str, count: int, programs: str) -> list[str]:
     run(url, f"{PACKAGE}.pgschemas", "migrateschema", "-ss", "ps_clients", "-v0")
     with psycopg.connect(url, autocommit=True) as database:
         database.execute(
-            f"INSERT INTO {SOURCE}.django_migrations (app, name, applied) VALUES ('dt_clients', '0001_initial', now()), "
-            "('ps_clients', '0001_initial', now())"
+            f"INSERT INTO {SOURCE}.django_migrations (app, name, applied) "
+            "VALUES ('dt_clients', '0001_initial', now()), ('ps_clients', '0001_initial', now())"
         )
         database.execute(FORGET.format(SOURCE))
         dump = subprocess.run(

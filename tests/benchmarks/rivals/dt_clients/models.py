@@ -12,6 +12,12 @@ class Client(TenantMixin):
     name = models.CharField(max_length=100)
     auto_create_schema = False
 
+    def __str__(self) -> str:
+        return self.name
+
 
 class Domain(DomainMixin):
     """A domain of one."""
+
+    def __str__(self) -> str:
+        return self.domain

@@ -14,6 +14,9 @@ class Product(models.Model):
     stock = models.IntegerField(default=0)
     note = models.CharField(max_length=100, blank=True, default="")
 
+    def __str__(self) -> str:
+        return self.name
+
 
 class Order(models.Model):
     """What is new."""
@@ -29,3 +32,6 @@ class Order(models.Model):
     class Meta:
         indexes = [models.Index(fields=["placed_at", "number"], name="order_by_time")]
         constraints = [models.CheckConstraint(condition=models.Q(amount__gt=0), name="order_of_something")]
+
+    def __str__(self) -> str:
+        return self.number

@@ -13,6 +13,12 @@ class Client(TenantModel):
     name = models.CharField(max_length=100)
     auto_create_schema = False
 
+    def __str__(self) -> str:
+        return self.name
+
 
 class Domain(DomainModel):
     """A domain of one."""
+
+    def __str__(self) -> str:
+        return self.domain
