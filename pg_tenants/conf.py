@@ -67,6 +67,13 @@ ALIAS_KEYS = (*TENANT_FIELDS, "pgserver", "worker")
 TIMEOUTS = ("statement", "lock", "idle_in_transaction_session")
 """PostgreSQL's timeouts, of which each alias may have its own as ``…_timeout_ms``."""
 
+MIGRATION_TIMEOUTS: Mapping[str, int] = {
+    "lock_timeout": 5_000,
+    "statement_timeout": 0,
+    "idle_in_transaction_session_timeout": 0,
+}
+"""Of migrations, in milliseconds; 0 is none. A lock that is waited for keeps all others from the table, so not long."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModuleConfig:
@@ -159,6 +166,7 @@ class AliasOptions:
     extensions: tuple[str, ...] = ()
     retry: Retry | None = None
     timeouts: Timeouts = Timeouts()
+    migrations: Mapping[str, int] = field(default_factory=lambda: MIGRATION_TIMEOUTS)
 
 
 _parsed: tuple[object, Config] | None = None
@@ -286,14 +294,14 @@ class _Reader:
             self.wrong(key, value, "True or False")
         return value is True
 
-    def milliseconds(self, key: str) -> int | None:
-        value = self.raw.get(key)
+    def milliseconds(self, key: str, default: int | None = None) -> int | None:
+        value = self.raw.get(key, default)
         if value is None:
             return None
-        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31:
             return value
-        self.wrong(key, value, "a whole number of milliseconds, 1 or more, or to None for none")
-        return None
+        self.wrong(key, value, "a whole number of milliseconds, or None for no limit")
+        return default
 
     def mapping(self, key: str) -> Mapping[str, Any]:
         value = self.raw.get(key) or {}
@@ -404,6 +412,8 @@ def alias_options(raw: object, alias: str) -> AliasOptions:
     schema, pooler = read.optional_text("schema"), raw.get("pooler")
     if pooler is not None and not isinstance(pooler, bool):
         read.wrong("pooler", pooler, "True, False, or None to find out")
+    timeouts = _Reader(read.mapping("migrations"), f"{where}['migrations']", problems)
+    timeouts.refuse_unknown(tuple(f"{name}_ms" for name in MIGRATION_TIMEOUTS))
     options = AliasOptions(
         schema=schema,
         pooler=pooler,
@@ -414,6 +424,7 @@ def alias_options(raw: object, alias: str) -> AliasOptions:
         extensions=read.texts("extensions"),
         retry=_parse_retry(raw.get("retry"), f"{where}['retry']", problems),
         timeouts=Timeouts(*(read.milliseconds(f"{name}_timeout_ms") for name in TIMEOUTS)),
+        migrations={name: timeouts.milliseconds(f"{name}_ms", most) or 0 for name, most in MIGRATION_TIMEOUTS.items()},
     )
     if options.readonly and options.create_db:
         problems.append(("conflict", f"{where} has both readonly and create_db.", "Leave one of them out."))

@@ -20,6 +20,7 @@ from pg_tenants.backends.connecting import attempt, connecting_class, connection
 from pg_tenants.backends.cursor import BACKEND_PID, attach
 from pg_tenants.backends.errors import TenantCursorWrapper, TenantErrorWrapper
 from pg_tenants.backends.prefix import EMPTY, Prefix, build_prefix, quote, with_settings
+from pg_tenants.backends.schema import SchemaWatcher
 from pg_tenants.context import bind, current, current_schema
 from pg_tenants.databases import password_of
 from pg_tenants.modules import registry
@@ -56,6 +57,9 @@ class TenantDatabaseWrapperMixin(_Base):
         self.readonly_by_default = False
         self.slow_after: float | None = None
         self.bound_to: str | None = None
+        self.schema_watchers: list[SchemaWatcher] = []
+        self.remakes_indexes = False
+        """Whether an index of the name of one that is made concurrently is what a killed session has left."""
         _wrappers.add(self)
 
     @property
@@ -119,6 +123,11 @@ class TenantDatabaseWrapperMixin(_Base):
     def active_schema_only(self) -> AbstractContextManager[None]:
         """Narrow the path to the active schema, so that introspection takes no other schema's table for its own."""
         return self._narrow(_ACTIVE)
+
+    @property
+    def is_introspecting(self) -> bool:
+        """Whether what is sent now is one of Django's questions about the active schema's catalog."""
+        return self._narrowed == _ACTIVE
 
     def extensions_schema_only(self) -> AbstractContextManager[None]:
         """Narrow the path to the extensions' schema, so that what CREATE EXTENSION makes goes there."""

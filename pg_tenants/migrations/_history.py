@@ -21,10 +21,13 @@ from pg_tenants.migrations._sqlmigrations import sql_file_migrations
 from pg_tenants.names import MARKER_TABLE, SQL_HISTORY_TABLE
 from pg_tenants.schemas import tenant_connection
 
-__all__ = ["History", "read_histories"]
+__all__ = ["MARKS", "TABLE", "History", "read_histories"]
 
 History = frozenset[tuple[str, str]]
 """The ``(app, name)`` of the migrations that a schema has recorded."""
+
+MARKS = "pg_tenants:unfinished"
+"""The app of rows in ``django_migrations`` that say what a killed run has left to do."""
 
 _Schema = tuple[str, bool]
 """A schema by its name in the database, and whether it has a record of SQL files."""

@@ -424,7 +424,7 @@ def test_bad_fields(fields: dict[str, Any], part: str) -> None:
     [
         ({"readonly": 1}, "['readonly'] is 1"),
         ({"readonly": True, "create_db": True}, "both readonly and create_db"),
-        ({"lock_timeout_ms": 0}, "['lock_timeout_ms'] is 0"),
+        ({"lock_timeout_ms": -1}, "['lock_timeout_ms'] is -1"),
         ({"statement_timeout_ms": "60s"}, "a whole number of milliseconds"),
         ({"retry": 3}, "['retry'] is 3"),
         ({"retry": {"attempt": 3}}, "Did you mean 'attempts'?"),
