@@ -6,19 +6,25 @@ a foreign key to a shared model finds its target in the project state, and nothi
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from django.contrib.postgres.operations import AddIndexConcurrently, RemoveIndexConcurrently
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.exceptions import InconsistentMigrationHistory
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.migration import Migration
+from django.db.migrations.operations import AddIndex, RemoveIndex
 from django.db.migrations.state import ProjectState
 
 from pg_tenants.migrations._record import ModuleRecorder
+
+if TYPE_CHECKING:
+    from django.db.migrations.operations.base import Operation
 
 __all__ = ["ModuleExecutor", "ModuleLoader"]
 
@@ -141,12 +147,16 @@ class ModuleExecutor(MigrationExecutor):
 
     def apply_migration(self, state: ProjectState, migration: Migration, *args: Any, **kwargs: Any) -> ProjectState:
         """Apply a migration as Django does, and record it in the same transaction, if it has one."""
+        if self.connection.in_atomic_block:
+            migration = _in_transaction(migration)
         with self._transaction(migration):
             result: ProjectState = super().apply_migration(state, migration, *args, **kwargs)
         return result
 
     def unapply_migration(self, state: ProjectState, migration: Migration, *args: Any, **kwargs: Any) -> ProjectState:
         """Unapply a migration as Django does, and record it in the same transaction, if it has one."""
+        if self.connection.in_atomic_block:
+            migration = _in_transaction(migration)
         with self._transaction(migration):
             result: ProjectState = super().unapply_migration(state, migration, *args, **kwargs)
         return result
@@ -195,3 +205,18 @@ class ModuleExecutor(MigrationExecutor):
             elif (migration.app_label, migration.name) in waiting and migration.app_label not in self.loader.own_apps:
                 state = migration.mutate_state(state, preserve=False)
         return state
+
+
+def _in_transaction(migration: Migration) -> Migration:
+    """Return a migration that can be run in a transaction: a tenant is made in one, concurrent indexes included."""
+    operations: list[Operation] = []
+    for each in migration.operations:
+        if type(each) is AddIndexConcurrently:
+            operations.append(AddIndex(each.model_name, each.index))
+        elif type(each) is RemoveIndexConcurrently:
+            operations.append(RemoveIndex(each.model_name, each.name))
+        else:
+            operations.append(each)
+    changed = copy.copy(migration)
+    changed.operations = operations  # type: ignore[misc]
+    return changed
