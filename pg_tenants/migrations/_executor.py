@@ -6,16 +6,19 @@ a foreign key to a shared model finds its target in the project state, and nothi
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from django.contrib.postgres.operations import AddIndexConcurrently, RemoveIndexConcurrently
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.exceptions import CircularDependencyError, InconsistentMigrationHistory
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.migration import Migration
+from django.db.migrations.operations import AddIndex, RemoveIndex
 from django.db.migrations.state import ProjectState
 
 from pg_tenants.exceptions import MigrationFailed
@@ -24,6 +27,9 @@ from pg_tenants.migrations._sqlfiles import Key
 from pg_tenants.migrations._sqlhistory import checksums, record_alone
 from pg_tenants.migrations._sqlmigrations import SqlFileMigration, refuse_unknown_references, sql_file_migrations
 from pg_tenants.modules import SQL_LABEL
+
+if TYPE_CHECKING:
+    from django.db.migrations.operations.base import Operation
 
 __all__ = ["Key", "ModuleExecutor", "ModuleLoader"]
 
@@ -247,6 +253,8 @@ class ModuleExecutor(MigrationExecutor):
         self, state: Any, migration: Migration, fake: bool = False, fake_initial: bool = False
     ) -> ProjectState:
         """Apply a migration as Django does, and record it in the same transaction, if it has one."""
+        if self.connection.in_atomic_block:
+            migration = _in_transaction(migration)
         with self._transaction(migration):
             if fake and isinstance(migration, SqlFileMigration):
                 record_alone(self.connection, migration.step, "up")
@@ -255,6 +263,8 @@ class ModuleExecutor(MigrationExecutor):
 
     def unapply_migration(self, state: Any, migration: Migration, fake: bool = False) -> ProjectState:
         """Unapply a migration as Django does, and record it in the same transaction, if it has one."""
+        if self.connection.in_atomic_block:
+            migration = _in_transaction(migration)
         with self._transaction(migration):
             if fake and isinstance(migration, SqlFileMigration):
                 record_alone(self.connection, migration.step, "down")
@@ -305,3 +315,18 @@ class ModuleExecutor(MigrationExecutor):
             elif (migration.app_label, migration.name) in waiting and migration.app_label not in self.loader.own_apps:
                 state = migration.mutate_state(state, preserve=False)
         return state
+
+
+def _in_transaction(migration: Migration) -> Migration:
+    """Return a migration that can be run in a transaction: a tenant is made in one, concurrent indexes included."""
+    operations: list[Operation] = []
+    for each in migration.operations:
+        if type(each) is AddIndexConcurrently:
+            operations.append(AddIndex(each.model_name, each.index))
+        elif type(each) is RemoveIndexConcurrently:
+            operations.append(RemoveIndex(each.model_name, each.name))
+        else:
+            operations.append(each)
+    changed = copy.copy(migration)
+    changed.operations = operations  # type: ignore[misc]
+    return changed

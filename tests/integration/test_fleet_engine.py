@@ -104,7 +104,7 @@ def query(schema: str, text: str, *params: Any) -> list[Any]:
     from pg_tenants import schema_context
 
     with schema_context(schema), connection.cursor() as cursor:
-        cursor.execute(text, params)
+        cursor.execute(text, params or None)
         return list(cursor.fetchall())
 
 

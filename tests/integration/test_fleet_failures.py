@@ -192,9 +192,7 @@ def test_the_server_is_killed(tmp_path: Path) -> None:
     server.up()
     try:
         where = server.connection_params()
-        fleet = Fleet(
-            f"postgresql://{where['user']}:{where['password']}@{where['host']}:{where['port']}/{where['dbname']}"
-        )
+        fleet = Fleet(f"postgresql://{where['user']}:{where['password']}@{where['host']}:{where['port']}/postgres")
         fleet.make()
         usual = seconds(lambda: fleet.run("migrate_schemas", "-v0"))
         wanted = fleet.state(TENANTS[0])
@@ -216,3 +214,62 @@ def test_the_server_is_killed(tmp_path: Path) -> None:
 def _postmaster(folder: Path) -> int:
     (found,) = folder.rglob("postmaster.pid")
     return int(found.read_text().splitlines()[0])
+
+
+# -- nothing to do ----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_to_do_costs_few_statements(fleet: Fleet) -> None:
+    """A hundred more schemas that are up to date take two statements more, and the same memory and time."""
+    fleet.run("migrate_schemas", "-v0")
+    few = _measured(fleet)
+    with psycopg.connect(fleet.url, autocommit=True) as database:
+        for number in range(400):
+            name = f"many_{number:03}"
+            database.execute(
+                f"CREATE SCHEMA {name}; CREATE TABLE {name}.pg_tenants_marker ();"
+                f" CREATE TABLE {name}.django_migrations (LIKE {TENANTS[0]}.django_migrations INCLUDING ALL);"
+                f" INSERT INTO {name}.django_migrations SELECT * FROM {TENANTS[0]}.django_migrations"
+            )
+        database.execute(
+            "INSERT INTO companies_company (schema_name, name, module, status, created_at)"
+            " SELECT nspname, 'x', 'tenant', 'active', now() FROM pg_namespace WHERE nspname LIKE 'many_%'"
+        )
+        try:
+            many = _measured(fleet)
+            for option in ("--plan", "--check", "--list"):
+                assert _measured(fleet, option)["statements"] <= many["statements"]
+        finally:
+            database.execute("DELETE FROM companies_company WHERE schema_name LIKE 'many_%'")
+            for number in range(400):
+                database.execute(f"DROP SCHEMA many_{number:03} CASCADE")
+    assert many["schemas"] == few["schemas"] + 400
+    assert many["statements"] - few["statements"] <= 8 + 8
+    assert many["memory"] < few["memory"] * 1.2
+
+
+def _measured(fleet: Fleet, *options: str) -> dict[str, Any]:
+    """Run the command in a process that counts its statements, and its memory at the end."""
+    script = (
+        "import io, json, resource, django; django.setup();"
+        "from django.core.management import call_command;"
+        "from pg_tenants.backends.cursor import TenantCursorMixin as C;"
+        "from pg_tenants import migrations;"
+        "seen = []; gen = C._execute_gen;"
+        "C._execute_gen = lambda self, *a, **k: (seen.append(1), gen(self, *a, **k))[1];"
+        f"call_command('migrate_schemas', *{list(options)!r}, stdout=io.StringIO());"
+        "count = len(seen); results = migrations.apply(migrations.Options(plan=True)).results;"
+        "print(json.dumps({'statements': count, 'schemas': len(results),"
+        " 'memory': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "DATABASE_URL": fleet.url, "DJANGO_SETTINGS_MODULE": "tests.projects.growing.settings"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found

@@ -462,3 +462,24 @@ def test_cache() -> None:
     """An alias, or nothing."""
     assert problems(CACHE="shared") == problems(CACHE=None) == []
     assert [problem[0] for problem in problems(CACHE=7)] == ["type"]
+
+
+def test_timeouts_of_migrations() -> None:
+    """In milliseconds; a lock is waited for shortly unless something else is said."""
+    assert conf.alias_options({}, "x").migrations == {
+        "lock_timeout": 5000,
+        "statement_timeout": 0,
+        "idle_in_transaction_session_timeout": 0,
+    }
+    given = {"lock_timeout_ms": None, "statement_timeout_ms": 60_000}
+    found = conf.alias_options({"migrations": given}, "x").migrations
+    assert (found["lock_timeout"], found["statement_timeout"]) == (0, 60_000)
+    for wrong in (
+        {"lock_timeout_ms": "5s"},
+        {"lock_timeout_ms": -1},
+        {"lock_timeout": 5},
+        {"statement_timeout_ms": True},
+        5,
+    ):
+        with pytest.raises(ConfigurationError, match="migrations"):
+            conf.alias_options({"migrations": wrong}, "x")
