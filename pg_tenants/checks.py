@@ -18,7 +18,8 @@ from pg_tenants import conf
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
 from pg_tenants.context import no_schema
 from pg_tenants.exceptions import ConfigurationError, InvalidSchemaName, PgTenantsError
-from pg_tenants.extensions import EXTENSION_NAME, PRELOADED, missing
+from pg_tenants.extensions import missing
+from pg_tenants.known_extensions import EXTENSION_NAME, ONLY_LIBRARIES, PRELOADED, remedy
 from pg_tenants.migrations import MovedTables, moved_tables
 from pg_tenants.models import DomainMixin, TenantMixin
 from pg_tenants.modules import Registry, app_label, registry
@@ -463,17 +464,17 @@ def _database_problems(connection: Any, alias: str) -> Iterator[CheckMessage]:
         available = {name for (name,) in cursor.fetchall()}
     loaded = None if preloaded is None else {entry.strip() for entry in preloaded.split(",")}
     for name in lacking:
-        if loaded is not None and name in PRELOADED and name not in loaded:
+        if name not in available and name not in ONLY_LIBRARIES:
+            yield Error(
+                f"The extension {name!r}, which a module needs, is not available on the server of {alias!r}.",
+                hint=f"{remedy(name, str(connection.pg_version // 10000))}.",
+                id="pg_tenants.E023",
+            )
+        elif loaded is not None and name in PRELOADED and name not in loaded:
             yield Error(
                 f"The extension {name!r} has to be loaded when the server starts, and is not.",
                 hint=f"Add {name} to shared_preload_libraries in postgresql.conf and restart the server.",
                 id="pg_tenants.E025",
-            )
-        elif name not in available and name != "auto_explain":
-            yield Error(
-                f"The extension {name!r}, which a module needs, is not available on the server of {alias!r}.",
-                hint="Install the package that has it on the server, or use a server image that does.",
-                id="pg_tenants.E023",
             )
 
 

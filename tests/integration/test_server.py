@@ -263,7 +263,7 @@ def test_port_taken(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         taken = other.getsockname()[1]
         with pytest.raises(PortTaken, match=rf"{taken}.*taken by pid {os.getpid()}.*Choose another"):
             make(port=taken).up()
-        monkeypatch.setattr("pg_tenants.server.start.DEFAULT_PORT", taken)
+        monkeypatch.setattr("pg_tenants.server.runtime.DEFAULT_PORT", taken)
         assert make().up().port not in (None, taken)
 
 
@@ -276,7 +276,7 @@ def test_port_taken_at_the_last_moment(make: Make, monkeypatch: pytest.MonkeyPat
         taken = other.getsockname()[1]
         answers = iter([False, False, True])
         monkeypatch.setattr("pg_tenants.server.ports.is_taken", lambda port: next(answers))
-        monkeypatch.setattr("pg_tenants.server.start.DEFAULT_PORT", taken)
+        monkeypatch.setattr("pg_tenants.server.runtime.DEFAULT_PORT", taken)
         with pytest.raises(PortTaken, match=f"{taken}"):
             make(port=taken).up()
         assert make().up().port != taken
@@ -646,7 +646,6 @@ def test_environment_is_clean(make: Make, monkeypatch: pytest.MonkeyPatch) -> No
         "PGPORT": "1",
         "PGHOST": "/nowhere",
         "PGOPTIONS": "-c work_mem=1MB",
-        "PGSERVICE": "none",
         "LC_ALL": "xx_XX",
         "LANG": "xx_XX",
         "TZ": "Mars/Base",
@@ -714,7 +713,7 @@ def test_command_line_errors(folder: Path) -> None:
     for arguments, words in (
         (("down", "--detach"), "'--detach' goes with up only"),
         (("status", "--port", "0"), "--port is 0"),
-        (("up", "--engine", "docker"), "--engine is 'docker'"),
+        (("up", "--engine", "cloud"), "--engine is 'cloud'"),
         (("up", "--pg-version", "9.6"), "Found: 18"),
     ):
         done = call(folder, *arguments)

@@ -67,10 +67,18 @@ def test_environment_wins() -> None:
         ("DATA", "/srv/x", Path("/srv/x")),
         ("ENGINE", "system", "system"),
         ("DATABASE", "app", "app"),
+        ("IMAGE", "postgis/postgis:18-3.6", "postgis/postgis:18-3.6"),
+        ("SOCKET", "yes", True),
+        ("EXTENSIONS", "pg_trgm, hstore,uuid-ossp", ("pg_trgm", "hstore", "uuid-ossp")),
+        (
+            "POSTGRES_CONF",
+            '{"fsync": false, "shared_preload_libraries": ["a", "b"]}',
+            {"fsync": "off", "shared_preload_libraries": "a, b"},
+        ),
     ],
 )
 def test_variables(variable: str, value: str, expected: object) -> None:
-    """Each key but postgres_conf has a variable."""
+    """Each key has a variable."""
     assert getattr(ServerConfig.load({}, {f"PGSERVER_{variable}": value}), variable.lower()) == expected
 
 
@@ -91,8 +99,16 @@ def test_variables(variable: str, value: str, expected: object) -> None:
         ({"user": 'a"b'}, ["extensions"]),
         ({"password": "a\nb"}, ["one line"]),
         ({"version": "new"}, ["'new'", "18"]),
-        ({"image": "postgres:18"}, ["'postgres:18'", "container"]),
-        ({"engine": "docker"}, ["'docker'", "embedded, system"]),
+        ({"image": "--privileged"}, ["'--privileged'", "container image"]),
+        ({"image": "postgres:18", "engine": "system"}, ["'postgres:18'", "'system'", "Leave one"]),
+        ({"image": "postgres:18", "socket": True}, ["'socket'", "container"]),
+        ({"engine": "docker"}, ["'docker'", "neither 'version' nor 'image'"]),
+        ({"engine": "cloud"}, ["'cloud'", "embedded, system, docker, podman"]),
+        ({"socket": "perhaps"}, ["'perhaps'", "True"]),
+        ({"extensions": ["Pg_trgm"]}, ["'Pg_trgm'", "lower-case"]),
+        ({"extensions": 3}, ["3", "list"]),
+        ({"postgres_conf": "work_mem=1"}, ["JSON"]),
+        ({"postgres_conf": {"unix_socket_permissions": "0777"}}, ["'socket'"]),
         ({"data": 3}, ["3", "folder"]),
         ({"database": "x" * 64}, ["63 bytes"]),
         ({"postgres_conf": ["a"]}, ["mapping"]),
@@ -164,8 +180,10 @@ def test_settings_file() -> None:
 def test_url_quotes() -> None:
     """What is special in a URL is quoted."""
     config = ServerConfig(user="a:b@c", database="d/e f")
-    assert url(config, 1, password="p@/:?é") == ("postgresql://a%3Ab%40c:p%40%2F%3A%3F%C3%A9@127.0.0.1:1/d%2Fe%20f")
-    assert url(config, 1, "x") == "postgresql://a%3Ab%40c@127.0.0.1:1/x"
+    assert url(config, "127.0.0.1", 1, password="p@/:?é") == (
+        "postgresql://a%3Ab%40c:p%40%2F%3A%3F%C3%A9@127.0.0.1:1/d%2Fe%20f"
+    )
+    assert url(config, "127.0.0.1", 1, "x") == "postgresql://a%3Ab%40c@127.0.0.1:1/x"
 
 
 def _program(folder: Path, version: str) -> None:
