@@ -29,7 +29,8 @@ STOPPED = 3
 
 _ACTIONS_HELP = """what to do: up starts the server, shows its log and stops it on Ctrl-C; down stops it; restart
 stops and starts it as configured now; status and info describe it; url prints its DATABASE_URL; logs prints the end of
-its log; psql opens a session, with what follows '--' as psql's arguments; erase stops it and removes its data"""
+its log; psql opens a session, with what follows '--' as psql's arguments; upgrade moves the data of another major
+version to the configured one; erase stops it and removes its data"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -173,6 +174,18 @@ def _psql(server: Server, options: argparse.Namespace, _out: Out) -> int:
     ).returncode
 
 
+def _upgrade(server: Server, options: argparse.Namespace, out: Out) -> int:
+    kept = server.upgrade(options.timeout)
+    status = server.status()
+    if kept is None:
+        out(f"The data of the server {_name(status)} is of PostgreSQL {status.version} already.")
+        return 0
+    out(f"The data of the server {_name(status)} is of PostgreSQL {status.version} now.")
+    out(f"The old data is in {kept}; remove that folder when you do not need it any more.")
+    _describe(status, out)
+    return 0
+
+
 def _erase(server: Server, options: argparse.Namespace, out: Out) -> int:
     status = server.status()
     if not options.yes:
@@ -194,6 +207,7 @@ _ACTIONS: dict[str, Callable[[Server, argparse.Namespace, Out], int]] = {
     "url": _url,
     "logs": _logs,
     "psql": _psql,
+    "upgrade": _upgrade,
     "erase": _erase,
 }
 _OPTIONS = ("name", "port", "data", "engine", "version", "image", "socket", "database")

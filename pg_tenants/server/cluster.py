@@ -29,6 +29,7 @@ from pg_tenants.server.local import Local
 from pg_tenants.server.lock import acquire, release
 from pg_tenants.server.runtime import Running, Runtime
 from pg_tenants.server.status import Status, describe, url
+from pg_tenants.server.upgrade import discard, is_needed, old_config, upgrade
 
 __all__ = ["Server"]
 
@@ -129,6 +130,43 @@ class Server:
             self._stop(deadline)
             return self._start(deadline, self.config.port, found.port if found else None)[0]
 
+    def upgrade(self, timeout: float = 60.0) -> Path | None:
+        """Move the data of another major version to the configured one, by dumping and restoring it.
+
+        A server that runs is stopped meanwhile, and runs again afterwards.
+
+        Args:
+            timeout: how long each stop and start may take, in seconds; the transfer takes what it takes.
+
+        Returns:
+            The folder where the old data is kept, or None if the data was of that version already.
+
+        Raises:
+            ServerError: it failed, and the data is as it was.
+        """
+        with self._turn(time.monotonic() + timeout):
+            state, found = self._folder.read_state(), self.runtime.find()
+            if state is not None and state.engine in CONTAINERS:
+                raise DataFolderError(
+                    f"The data of the server {self.config.name!r} is in a volume, and 'upgrade' moves folders alone. "
+                    f"Write it down by '{state.engine} exec' and pg_dumpall, and restore it in a server of another "
+                    "name by 'psql'."
+                )
+            if not is_needed(self.config, self._folder):
+                return None
+            self._stop(time.monotonic() + timeout)
+            had = self._folder.major
+            try:
+                upgrade(self.config, self._folder, self._identity, timeout)
+            except BaseException:
+                if found is not None and state is not None:
+                    as_before = old_config(replace(self.config, user=state.user), had)
+                    Local(as_before, self._folder, self._identity).start(found.port, None, time.monotonic() + timeout)
+                raise
+            if found is not None:
+                self._start(time.monotonic() + timeout, self.config.port, found.port)
+            return self._folder.path / f"data-{had}"
+
     def status(self) -> Status:
         """Describe the server, without changing anything."""
         return self._status(self.runtime.find())
@@ -198,6 +236,7 @@ class Server:
             with self._turn(deadline):
                 self._stop(deadline)
                 self.runtime.remove()
+                discard(self.config, self._folder, self._identity)
                 self._folder.remove()
 
     @contextlib.contextmanager
@@ -211,6 +250,7 @@ class Server:
                 with contextlib.suppress(FileNotFoundError):
                     handle = acquire(self._folder.lock, deadline)
             try:
+                self._folder.finish_upgrade()
                 yield
             finally:
                 release(handle)

@@ -322,8 +322,8 @@ class Container(Runtime):
             line = next(line for line in said.splitlines() if _OTHER_MAJOR in line)
             raise DataFolderError(
                 f"The volume {self.container!r} is of another major version than the image {self._image!r}. PostgreSQL "
-                f"says: {line.strip()} 'pgserver upgrade' moves the data by dumping and restoring it; or choose the "
-                "old version or image again, or another 'name', or remove the data by 'pgserver erase'."
+                f"says: {line.strip()} Choose the old version or image again, or another 'name' and move the data by "
+                "pg_dumpall and psql, or remove it by 'pgserver erase'."
             )
 
     def _remove_container(self, deadline: float) -> None:

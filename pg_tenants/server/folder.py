@@ -96,6 +96,28 @@ class Folder:
         """Where a new major version's server is made."""
         return self.path / "upgrade"
 
+    @property
+    def upgrade_done(self) -> Path:
+        """What says that the new version's data is complete."""
+        return self.upgrade / "done"
+
+    def finish_upgrade(self) -> None:
+        """Put the data of a finished upgrade in its place and the old aside; go on where a killed process stopped."""
+        if not self.upgrade_done.exists():
+            return
+        new = Folder(self.upgrade)
+        if new.data.exists():
+            if self.data.exists():
+                aside = self.path / f"data-{self.major}"
+                if aside.exists():
+                    shutil.rmtree(aside)
+                self.data.replace(aside)
+            new.data.replace(self.data)
+        for source, target in ((new.password, self.password), (new.state, self.state)):
+            if source.exists():
+                source.replace(target)
+        shutil.rmtree(self.upgrade)
+
     def old_data(self) -> Iterator[Path]:
         """Yield the data folders that upgrades have put aside."""
         yield from self.path.glob("data-*")

