@@ -10,13 +10,14 @@ from typing import Protocol
 
 from pg_tenants.server import ports, session
 from pg_tenants.server.config import DEFAULT_PORT, ServerConfig
-from pg_tenants.server.exceptions import PortTaken, ServerStartFailed
+from pg_tenants.server.exceptions import PortTaken, ServerError, ServerStartFailed
 from pg_tenants.server.folder import Folder, State
 from pg_tenants.server.identity import Identity
 
 __all__ = ["Ended", "Running", "Runtime"]
 
 _LOG_LINES = 15
+_ORDERLY = 10.0
 _PORT_IN_USE = ("address already in use", "port is already allocated")
 
 
@@ -171,7 +172,11 @@ class Runtime(ABC):
                 if not (in_use or exc.passing) or time.monotonic() >= deadline:
                     raise self.failed("did not start", position, exc.said) from exc
             time.sleep(0.1)
-        self.complete(found)
+        try:
+            self.complete(found)
+        except ServerError:
+            self.stop(found, time.monotonic() + _ORDERLY)
+            raise
         return found
 
     def complete(self, found: Running) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 import psycopg
 from psycopg import errors, sql
 
-from pg_tenants.known_extensions import ONLY_LIBRARIES, remedy
+from pg_tenants.known_extensions import ONLY_LIBRARIES, PRELOADED, remedy
 from pg_tenants.server.config import ServerConfig
 from pg_tenants.server.exceptions import ServerConfigError, ServerStartFailed
 
@@ -57,12 +57,20 @@ def make_extensions(where: Mapping[str, Any], names: Iterable[str]) -> None:
     """Install extensions in a database if they are missing.
 
     Raises:
-        ServerConfigError: the server does not have one, or refuses it.
+        ServerConfigError: the server does not have one, has not preloaded it, or refuses it.
     """
-    wanted = [name for name in names if name not in ONLY_LIBRARIES]
-    if not wanted:
+    names = tuple(names)
+    if not names:
         return
+    wanted = [name for name in names if name not in ONLY_LIBRARIES]
     with connect(where) as connection:
+        (libraries,) = connection.execute("SHOW shared_preload_libraries").fetchone() or ("",)
+        loaded = {library.strip() for library in libraries.split(",")}
+        if lacking := [name for name in names if name in PRELOADED and name not in loaded]:
+            raise ServerConfigError(
+                f"The key 'extensions' has {', '.join(map(repr, lacking))}, which a server loads when it starts, and "
+                "this one has not. 'pgserver restart' does."
+            )
         available = dict(connection.execute(_AVAILABLE).fetchall())
         for name in wanted:
             if name not in available:
@@ -77,7 +85,7 @@ def make_extensions(where: Mapping[str, Any], names: Iterable[str]) -> None:
             except psycopg.Error as exc:
                 raise ServerConfigError(
                     f"The extension {name!r} of the key 'extensions' cannot be installed. PostgreSQL says: "
-                    f"{str(exc).strip()}. 'pgserver restart' preloads what has to be."
+                    f"{str(exc).strip()}"
                 ) from exc
 
 

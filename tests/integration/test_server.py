@@ -850,3 +850,152 @@ def test_no_server_is_left(folder: Path) -> None:
     assert server.status().state == "stopped"
     with contextlib.suppress(psutil.Error):
         assert postmasters(folder / "data") == []
+
+
+@pytest.mark.usefixtures("ready")
+def test_private_socket(folder: Path, make: Make) -> None:
+    """On a private socket no TCP port is opened, others do not reach the file, and the URL and psql go there."""
+    server = make(socket=True)
+    stopped = server.status()
+    assert (stopped.host, stopped.port) == (str(folder / "socket"), None)
+    status = server.up()
+    assert (status.host, status.port, status.restart_needed) == (str(folder / "socket"), 7432, ())
+    assert stat.S_IMODE((folder / "socket").stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / "socket" / ".s.PGSQL.7432").stat().st_mode) == 0o700
+    assert query(server, "SHOW listen_addresses") == ""
+    assert not [c for c in psutil.Process(status.pid).net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    with psycopg.connect(server.url()) as connection:
+        assert connection.info.host == status.host
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        query(server, "SELECT 1", password="wrong")
+    assert call(folder, "--socket", "psql", "--", "-Atc", "SELECT 6*7").stdout == "42\n"
+    with pytest.raises(ServerConfigError, match="another socket than configured"):
+        make().up()
+    assert make().restart().host == "127.0.0.1"
+
+
+def test_private_socket_of_a_deep_folder(folder: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the folder's path is too long for a socket, it is in a short folder of its own, which erasing removes."""
+    monkeypatch.setattr(tempfile, "tempdir", str(folder.parent))
+    server = make(socket=True, data=folder / ("x" * 60))
+    with server:
+        status = server.status()
+        assert Path(status.host).parent == folder.parent / f"pg_tenants-{os.geteuid()}"
+        assert stat.S_IMODE(Path(status.host).stat().st_mode) == 0o700
+        assert query(server, "SELECT 1") == 1
+    server.erase()
+    assert not Path(status.host).exists()
+
+
+@pytest.mark.usefixtures("ready")
+def test_extensions(make: Make, folder: Path) -> None:
+    """Extensions are installed in the database at start, preloaded if they have to be, also in one that runs."""
+    server = make(database="app", extensions=["citext", "pg_stat_statements", "auto_explain"])
+    server.up()
+    assert query(server, "SHOW shared_preload_libraries") == "pg_stat_statements, auto_explain"
+    assert query(server, "SELECT count(*) >= 0 FROM pg_stat_statements", dbname="app") is True
+    found = server.extensions()
+    assert {"citext", "pg_stat_statements", "plpgsql"} == found["installed"].keys()
+    assert {"citext", "hstore", "vector"} <= found["available"].keys()
+    more = make(database="app", extensions=["citext", "earthdistance"])
+    assert more.up().pid == server.status().pid
+    assert {"cube", "earthdistance"} <= more.extensions()["installed"].keys()
+    shown = json.loads(call(folder, "info", "--json", "--database", "app").stdout)["extensions"]
+    assert shown == more.extensions()
+    text = call(folder, "info").stdout
+    assert "extensions available:\n" in text
+    assert "extensions installed:\n  plpgsql 1.0\n" in text
+
+
+@pytest.mark.usefixtures("ready")
+def test_extension_that_is_not_there(make: Make, folder: Path) -> None:
+    """An extension that the engine does not have is an error that says where it is to be had; the server runs."""
+    with pytest.raises(
+        ServerConfigError, match=r"'pgcrypto', which this PostgreSQL 18.*postgres:18.*'engine' or 'image'"
+    ):
+        make(engine="embedded", extensions=["pgcrypto"]).up()
+    assert make().status().running
+    with pytest.raises(
+        ServerConfigError, match=r"'pg_stat_statements', which a server loads .*'pgserver restart' does"
+    ):
+        make(extensions=["pg_stat_statements"]).up()
+    make(extensions=["pg_stat_statements"]).restart()
+    assert query(make(), "SELECT count(*) >= 0 FROM pg_stat_statements") is True
+
+
+_CROWD = """
+import os, sys, time
+from django.conf import settings
+from pg_tenants.conf import database
+settings.configure(DATABASES={"default": database(os.environ["DATABASE_URL"])})
+import django
+django.setup()
+from django.db import connection
+import pg_tenants.server
+children = []
+for number in range(20):
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_postmaster_start_time()::text || current_setting('data_directory')")
+                os.write(1, (cursor.fetchone()[0] + "\\n").encode())
+            status = 0
+        finally:
+            os._exit(status)
+    children.append(pid)
+sys.exit(max(os.waitpid(pid, 0)[1] for pid in children))
+"""
+
+
+def test_many_first_connections_at_once(folder: Path, make: Make) -> None:
+    """Where DATABASE_URL names the server, twenty processes that connect at once start it once, and all reach it."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", _CROWD],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": "pgserver://", "PGSERVER_DATA": str(folder), "PGSERVER_NAME": "crowd"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert (len(lines), len(set(lines))) == (20, 1)
+    assert lines[0].endswith(str(folder / "data"))
+    assert postmasters(folder / "data") == [make(name="crowd").status().pid]
+
+
+@needs_root
+def test_read_only_file_system(folder: Path, make: Make) -> None:
+    """A folder on a file system that is read-only is refused with the cause, before and after the first start."""
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(folder)], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        for _ in range(2):
+            subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+            with pytest.raises((DataFolderError, ServerStartFailed), match="Read-only file system"):
+                make().up()
+            assert make().status().state == "stopped"
+            subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+            make().up()
+            make().down()
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.usefixtures("ready")
+def test_pid_of_another_postgres(make: Make, folder: Path, shared: Server) -> None:
+    """A left-over pid file with the number of another folder's server neither stops a start nor hurts that server."""
+    innocent = shared.status().pid
+    (folder / "data" / "postmaster.pid").write_text(
+        f"{innocent}\n{folder / 'data'}\n1700000000\n7432\n\n127.0.0.1\n 12345 67\nready   \n"
+    )
+    server = make()
+    assert server.status().state == "stopped"
+    server.down()
+    assert server.up().running
+    assert shared.status().pid == innocent
+    assert query(shared, "SELECT 1") == 1
