@@ -19,6 +19,7 @@ from pg_tenants.backends.cursor import BACKEND_PID, attach
 from pg_tenants.backends.errors import TenantCursorWrapper, TenantErrorWrapper
 from pg_tenants.backends.prefix import Prefix, build_prefix, quote
 from pg_tenants.context import bind, current_schema
+from pg_tenants.exceptions import ConfigurationError
 from pg_tenants.modules import registry
 from pg_tenants.names import MARKER_TABLE, physical_name
 
@@ -136,9 +137,14 @@ class TenantDatabaseWrapperMixin(_Base):
         params: dict[str, Any] = super().get_connection_params()
         params.pop("tenants", None)
         if options.pgserver:
-            # An extra's libraries, which a project without the development server need not have.
-            from pg_tenants.server import Server, ServerConfig  # noqa: PLC0415
-
+            try:
+                # An extra's libraries, which a project without the development server need not have.
+                from pg_tenants.server import Server, ServerConfig  # noqa: PLC0415
+            except ImportError as exc:
+                raise ConfigurationError(
+                    f"DATABASES[{self.alias!r}] is the development server, and its libraries are missing ({exc}). Run "
+                    "pip install 'pg_tenants[server]', or name another server."
+                ) from exc
             server = Server(ServerConfig.load(conf.pgserver()))
             server.up()
             params.update(server.connection_params())
