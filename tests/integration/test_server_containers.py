@@ -105,6 +105,30 @@ def command(engine: Engine, *arguments: str) -> list[str]:
     return [*words, "--pg-version", "18", *arguments]
 
 
+def understood_by_docker(calls: list[list[str]], docker: str) -> None:
+    """Let docker's own program parse the calls; no daemon is asked."""
+    two = ("container", "image", "volume")
+    kinds = {" ".join(call[: 2 if call[0] in two else 1]): call for call in calls}
+    missing = {
+        "ps",
+        "image inspect",
+        "pull",
+        "container inspect",
+        "volume create",
+        "run",
+        "logs",
+        "stop",
+        "rm",
+    } - kinds.keys()
+    assert not missing | ({"volume inspect", "volume rm", "exec"} - kinds.keys())
+    for words in kinds.values():
+        done = subprocess.run(
+            [docker, "--host", "tcp://127.0.0.1:1", *words], capture_output=True, text=True, timeout=20, check=False
+        )
+        assert done.returncode
+        assert "Cannot connect to the Docker daemon" in done.stderr, (words, done.stderr)
+
+
 @pytest.mark.parametrize(
     ("name", "version"),
     [("docker", "18"), pytest.param("podman", "15", marks=needs_15)],
@@ -152,43 +176,24 @@ def test_life(engine: Engine, name: str, version: str) -> None:
     # As in a new process, and without a start.
     again = engine.server(engine=name, version=version, port=port, postgres_conf=conf, extensions=["citext"])
     assert again.start() == (again.status(), False)
-    with psycopg.connect(server.url()) as connection:
-        connection.execute("CREATE TABLE kept AS SELECT 42 AS x")
+    subprocess.run([*server.client("psql")[0], "-c", "CREATE TABLE kept AS SELECT 42 AS x"], check=True)
     assert server.down().state == "stopped"
     assert server.down().state == "stopped"
+    assert "shut down" in list(server.runtime.log_follow(0, lambda: True))[-1]
     assert server.up().running
     assert query(server, "SELECT x FROM kept") == 42
+    if name == "podman":
+        server.down()
+        other = engine.server(engine=name, version="18")
+        with pytest.raises(
+            DataFolderError, match=r"another major version.*initialized by PostgreSQL version 15.*erase"
+        ):
+            other.up()
     server.erase()
     assert not engine.folder.exists()
     assert [list((engine.home / kind).iterdir()) for kind in ("containers", "volumes")] == [[], []]
-
-
-def test_the_real_program_takes_the_calls(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Docker's own program, where it is installed, finds nothing wrong with the words; no daemon is asked for."""
-    if REAL_DOCKER is None:
-        pytest.skip("docker is not installed")
-    server = engine.server(port=free_port())
-    server.up()
-    subprocess.run([*server.client("psql")[0], "-c", "SELECT 1"], check=True, capture_output=True)
-    server.runtime.log_tail(3)
-    server.down()
-    assert "shut down" in list(server.runtime.log_follow(0, lambda: True))[-1]
-    server.erase()
-    calls = {
-        " ".join(call[:2] if call[0] in ("container", "image", "volume") else call[:1]): call for call in engine.calls
-    }
-    assert {"ps", "image inspect", "pull", "container inspect", "volume create", "run", "exec", "logs", "stop", "rm",
-            "volume inspect", "volume rm"} <= calls.keys()  # fmt: skip
-    for words in calls.values():
-        done = subprocess.run(
-            [REAL_DOCKER, "--host", "tcp://127.0.0.1:1", *words],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
-        assert done.returncode
-        assert "Cannot connect to the Docker daemon" in done.stderr, (words, done.stderr)
+    if REAL_DOCKER is not None:
+        understood_by_docker(engine.calls, REAL_DOCKER)
 
 
 def test_image(engine: Engine) -> None:
@@ -216,8 +221,8 @@ def test_a_version_without_programs(engine: Engine) -> None:
         engine.server(engine="", version="9.6").up()
 
 
-def test_the_engine_does_not_answer(engine: Engine) -> None:
-    """A daemon that is down is an error with its words, and nothing is forgotten meanwhile."""
+def test_the_engine_does_not_answer_or_has_a_strangers_container(engine: Engine) -> None:
+    """A daemon that is down is an error with its words; a container that is not ours is neither stopped nor removed."""
     server = engine.server()
     server.up()
     (engine.home / "down").touch()
@@ -226,6 +231,15 @@ def test_the_engine_does_not_answer(engine: Engine) -> None:
             action()
     (engine.home / "down").unlink()
     assert server.up().running
+
+    (made,) = (engine.home / "containers").glob("*/made.json")
+    values = json.loads(made.read_text())
+    made.write_text(json.dumps({**values, "labels": {}}))
+    for action in (server.down, server.erase, server.up):
+        with pytest.raises(DataFolderError, match="belongs to somebody else"):
+            action()
+    made.write_text(json.dumps(values))
+    assert server.status().running
 
 
 def test_data_elsewhere(engine: Engine) -> None:
@@ -243,17 +257,14 @@ def test_data_elsewhere(engine: Engine) -> None:
     engine.server(engine="embedded").erase()
 
 
-@pytest.mark.parametrize(
-    ("conf", "words"),
-    [
+def test_bad_settings(engine: Engine) -> None:
+    """A setting or library that PostgreSQL refuses is an error in its own words, mended by the next start."""
+    for conf, words in (
         ({"wrok_mem": "5MB"}, 'unrecognized configuration parameter "wrok_mem"'),
         ({"shared_preload_libraries": ["nope"]}, 'could not access file "nope"'),
-    ],
-)
-def test_bad_settings(engine: Engine, conf: dict[str, Any], words: str) -> None:
-    """A setting or library that PostgreSQL refuses is an error in its own words, mended by the next start."""
-    with pytest.raises(ServerStartFailed, match=words):
-        engine.server(postgres_conf=conf).up()
+    ):
+        with pytest.raises(ServerStartFailed, match=words):
+            engine.server(postgres_conf=conf).up()
     assert engine.server().up().running
 
 
@@ -316,32 +327,6 @@ def test_starter_killed(engine: Engine) -> None:
     assert server.up().running
     assert query(server, "SELECT 1") == 1
     assert len([call for call in engine.calls if call[0] == "run"]) == 1
-
-
-def test_strangers_are_left_alone(engine: Engine) -> None:
-    """A container of our name that another one made is refused, not stopped or removed."""
-    server = engine.server()
-    server.up()
-    (made,) = (engine.home / "containers").glob("*/made.json")
-    values = json.loads(made.read_text())
-    made.write_text(json.dumps({**values, "labels": {}}))
-    for action in (server.down, server.erase, server.up):
-        with pytest.raises(DataFolderError, match="belongs to somebody else"):
-            action()
-    made.write_text(json.dumps(values))
-    assert server.status().running
-
-
-@needs_15
-def test_other_major_version(engine: Engine) -> None:
-    """A volume of another major version is refused with the ways out."""
-    old = engine.server(version="15")
-    old.up()
-    with pytest.raises(ServerConfigError, match="another image than configured"):
-        engine.server().up()
-    old.down()
-    with pytest.raises(DataFolderError, match=r"another major version.*initialized by PostgreSQL version 15.*erase"):
-        engine.server().up()
 
 
 def test_command_line(engine: Engine) -> None:
