@@ -301,7 +301,9 @@ def main(words: list[str]) -> None:
     with (HOME / "calls.jsonl").open("a") as file:
         file.write(json.dumps(words) + "\n")
     if (HOME / "down").exists():
-        sys.stderr.write("Cannot connect to the Docker daemon at unix:///var/run/docker.sock.\n")
+        sys.stderr.write(
+            "Cannot connect to the Docker daemon: dial unix /var/run/docker.sock: no such file or directory\n"
+        )
         sys.exit(1)
     globals()[f"cmd_{words[0]}"](words[1:])
 

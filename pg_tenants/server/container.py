@@ -39,7 +39,7 @@ _USER_LABEL = "pg_tenants.user"
 # Not the images' own place for data, which changed with PostgreSQL 18; all of them take another one from PGDATA.
 _MOUNT = "/var/lib/pg_tenants"
 _INITDB = "--encoding=UTF8 --locale=C.UTF-8 --auth-local=trust --auth-host=scram-sha-256"
-_UNKNOWN = ("no such", "not found", "no container with", "does not exist", "no volume with")
+_UNKNOWN = ("no such container", "no such object", "no container with")
 _NO_IMAGE = ("manifest unknown", "not found", "access denied", "no such image", "name unknown", "manifest for")
 _OTHER_MAJOR = "is not compatible with this version"
 _QUERY_SECONDS = 10.0

@@ -182,13 +182,14 @@ class Runtime(ABC):
     def complete(self, found: Running) -> None:
         """Make what the configuration has in the server: the database and its extensions."""
         state = self.folder.read_state()
-        assert state is not None, "written before the start"
         database, extensions = self.config.database, self.config.extensions
-        if not state.lacks(database, extensions):
+        if state is not None and not state.lacks(database, extensions):
             return
         params = session.params(self.config, found, self.folder.read_password())
         session.make_database(params, database)
         session.make_extensions({**params, "dbname": database}, extensions)
+        if state is None:
+            return  # Lost while the server runs; the next start writes it anew.
         made = tuple(dict.fromkeys((*state.databases.get(database, ()), *extensions)))
         self.folder.write_state(replace(state, databases={**state.databases, database: made}))
 

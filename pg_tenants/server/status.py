@@ -33,7 +33,7 @@ class Status:
         database: the database of its URL.
         data: PostgreSQL's data folder, or the volume of a container.
         folder: the server's folder, with the data folder, the log and the password.
-        log: the log's file, or the container.
+        log: the log's file, or the command that shows a container's.
         image: the image of a container, "" for programs of this machine.
         url: where to connect, without the password, None unless it runs.
         started: when it started, in seconds since the epoch, None unless it runs.

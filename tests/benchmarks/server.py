@@ -9,6 +9,7 @@ that runs. Each is a median, and the calls are those of ``Server``: a process ne
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import tempfile
 import time
@@ -46,6 +47,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="pgs-") as base:
         Path(base).chmod(0o711)
         server = Server(ServerConfig(data=Path(base) / "s", engine=options.engine, version=options.pg_version))
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        server.up()
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         for _ in range(options.rounds):
             server.erase()
             times["cold"].append(seconds(server.up))
@@ -55,6 +60,7 @@ def main() -> None:
         status = server.status()
         assert status.pid is not None
         print(f"PostgreSQL {status.version}, engine {status.engine}, median of {options.rounds}")
+        print(f"{'cold':<6}{cpu:8.3f} s   of processor time, of initdb alone")
         for name, found in times.items():
             print(f"{name:<6}{statistics.median(found):8.3f} s   (from {min(found):.3f} to {max(found):.3f})")
         print(f"memory{memory(status.pid) / 1e6:8.0f} MB")

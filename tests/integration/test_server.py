@@ -327,6 +327,17 @@ def test_lost_password(make: Make) -> None:
 
 
 @pytest.mark.usefixtures("ready")
+def test_lost_state(make: Make, folder: Path) -> None:
+    """A lost or damaged memory of the start does not stop the use of a server that runs, or its next start."""
+    server = make(database="app")
+    pid = server.up().pid
+    (folder / "state.json").write_text("{")
+    assert server.up().pid == pid
+    assert query(server, "SELECT current_database()", dbname="app") == "app"
+    assert server.restart().version.startswith("18")
+
+
+@pytest.mark.usefixtures("ready")
 def test_killed_server(make: Make) -> None:
     """After kill -9 the server is seen as stopped, and started again although its processes are still ending."""
     server = make()
