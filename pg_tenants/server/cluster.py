@@ -127,6 +127,8 @@ class Server:
         deadline = time.monotonic() + timeout
         with self._turn(deadline):
             found = self.runtime.find()
+            # What would not start again is not stopped.
+            self._chosen_runtime().verify()
             self._stop(deadline)
             return self._start(deadline, self.config.port, found.port if found else None)[0]
 

@@ -90,15 +90,19 @@ class Container(Runtime):
         ready = port > 0 and ((state is not None and state.instance == key) or self._answers(seen))
         return replace(seen, state="ready") if ready else seen
 
+    def verify(self) -> None:
+        """Refuse where the folder has data."""
+        if self.folder.major:
+            raise DataFolderError(
+                f"The data of the server {self.config.name!r} is in the folder {str(self.folder.data)!r}, and the "
+                f"engine {self.engine!r} keeps it in a volume. Choose the engine 'embedded' or 'system', give the new "
+                "server a name or folder of its own by 'name' or 'data', or remove the data by 'pgserver erase'."
+            )
+
     def prepare(self, deadline: float) -> State:
         """Get the image, remove the last container, and make the password and the volume."""
+        self.verify()
         config, folder = self.config, self.folder
-        if folder.major:
-            raise DataFolderError(
-                f"The data of the server {config.name!r} is in the folder {str(folder.data)!r}, and the engine "
-                f"{self.engine!r} keeps it in a volume. Choose the engine 'embedded' or 'system', give the new server "
-                "a name or folder of its own by 'name' or 'data', or remove the data by 'pgserver erase'."
-            )
         engine = containers_for(replace(config, engine=self.engine))
         self._image = engine.image
         if self._call("image", "inspect", self._image, deadline=deadline).returncode:

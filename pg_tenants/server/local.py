@@ -32,6 +32,10 @@ class Local(Runtime):
         """Return the running server, or None."""
         return postmaster.find(self.folder.data)
 
+    def verify(self) -> None:
+        """Refuse the data of another major version."""
+        self._pick()
+
     def prepare(self, deadline: float) -> State:
         """Bring the data folder to what the configuration asks for."""
         config, folder = self.config, self.folder

@@ -78,6 +78,15 @@ class Runtime(ABC):
         """Return the running server, or None."""
 
     @abstractmethod
+    def verify(self) -> None:
+        """Refuse what cannot be started on the data that is there.
+
+        Raises:
+            DataFolderError: the data is of another engine or major version.
+            EngineUnavailable: there is nothing that could run it.
+        """
+
+    @abstractmethod
     def prepare(self, deadline: float) -> State:
         """Bring the data to what the configuration asks for, and return what is to be remembered of the start."""
 

@@ -519,6 +519,9 @@ def test_other_major_version(make: Make) -> None:
     old.up()
     with pytest.raises(ServerConfigError, match="another version than configured"):
         make(version="18").up()
+    with pytest.raises(DataFolderError, match=r"is of PostgreSQL 15"):
+        make(version="18").restart()
+    assert old.status().running
     old.down()
     with pytest.raises(DataFolderError, match=r"is of PostgreSQL 15.*are 18.*version '15' \(engine 'system'.*erase"):
         make().up()
