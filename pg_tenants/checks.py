@@ -18,7 +18,8 @@ from pg_tenants import conf
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
 from pg_tenants.context import no_schema
 from pg_tenants.exceptions import ConfigurationError, InvalidSchemaName, MigrationFailed, PgTenantsError
-from pg_tenants.extensions import EXTENSION_NAME, PRELOADED, missing
+from pg_tenants.extensions import missing
+from pg_tenants.known_extensions import EXTENSION_NAME, ONLY_LIBRARIES, PRELOADED, remedy
 from pg_tenants.migrations import ModuleLoader, MovedTables, moved_tables, sql_problems
 from pg_tenants.models import DomainMixin, TenantMixin
 from pg_tenants.modules import Registry, app_label, registry
@@ -62,6 +63,8 @@ def register() -> None:
     checks.register(check_installation)
     checks.register(check_surroundings)
     checks.register(check_admin, Tags.admin)
+    checks.register(check_pgserver)
+    checks.register(check_deployment, deploy=True)
     checks.register(check_databases, Tags.database)
 
 
@@ -424,6 +427,55 @@ def _unbound_sessions() -> Iterator[CheckMessage]:
         )
 
 
+def check_pgserver(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Find a configuration of the development server that it would refuse."""
+    config, users = conf.get(), _pgserver_aliases()
+    if not users and not (config and config.pgserver):
+        return []
+    try:
+        # An extra's libraries, which a project without the development server need not have.
+        from pg_tenants.server import ServerConfig, ServerError  # noqa: PLC0415
+    except ImportError as exc:
+        return [
+            Error(
+                f"DATABASES[{alias!r}] is the development server, and its libraries are missing ({exc}).",
+                hint="Run pip install 'pg_tenants[server]', or name another server.",
+                id="pg_tenants.E091",
+            )
+            for alias in users
+        ]
+    try:
+        ServerConfig.load(conf.pgserver())
+    except ServerError as exc:
+        return [Error(f"PG_TENANTS['PGSERVER']: {exc}", hint="See the message.", id="pg_tenants.E090")]
+    return []
+
+
+def check_deployment(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Find the development server where ``check --deploy`` looks for what is wrong in production."""
+    return [
+        Warning(
+            f"DATABASES[{alias!r}] is the development server, which is not for production: its commits may be lost in "
+            "a crash, nobody backs it up, and any process of this user stops it.",
+            hint="Name a PostgreSQL that is run for production, as in conf.database('postgresql://…').",
+            id="pg_tenants.W092",
+        )
+        for alias in _pgserver_aliases()
+    ]
+
+
+def _pgserver_aliases() -> list[str]:
+    found = []
+    for alias in connections.settings:
+        options = connections.settings[alias].get("OPTIONS", {}).get("tenants")
+        try:
+            if conf.alias_options(options, alias).pgserver:
+                found.append(alias)
+        except ConfigurationError:
+            continue  # E016 says why.
+    return found
+
+
 def check_databases(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
     """Find servers that cannot be reached, are too old, or lack what the modules need."""
     found: list[CheckMessage] = []
@@ -489,17 +541,17 @@ def _database_problems(connection: Any, alias: str) -> Iterator[CheckMessage]:
         available = {name for (name,) in cursor.fetchall()}
     loaded = None if preloaded is None else {entry.strip() for entry in preloaded.split(",")}
     for name in lacking:
-        if loaded is not None and name in PRELOADED and name not in loaded:
+        if name not in available and name not in ONLY_LIBRARIES:
+            yield Error(
+                f"The extension {name!r}, which a module needs, is not available on the server of {alias!r}.",
+                hint=f"{remedy(name, str(connection.pg_version // 10000))}.",
+                id="pg_tenants.E023",
+            )
+        elif loaded is not None and name in PRELOADED and name not in loaded:
             yield Error(
                 f"The extension {name!r} has to be loaded when the server starts, and is not.",
                 hint=f"Add {name} to shared_preload_libraries in postgresql.conf and restart the server.",
                 id="pg_tenants.E025",
-            )
-        elif name not in available and name != "auto_explain":
-            yield Error(
-                f"The extension {name!r}, which a module needs, is not available on the server of {alias!r}.",
-                hint="Install the package that has it on the server, or use a server image that does.",
-                id="pg_tenants.E023",
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,15 +14,10 @@ from psycopg import errors as pg_errors
 from pg_tenants.backends.prefix import quote
 from pg_tenants.context import no_schema
 from pg_tenants.exceptions import ExtensionUnavailable, SchemaNotPermitted
+from pg_tenants.known_extensions import EXTENSION_NAME, ONLY_LIBRARIES, PRELOADED, remedy
 from pg_tenants.schemas import tenant_connection
 
-__all__ = ["EXTENSION_NAME", "PRELOADED", "install", "missing"]
-
-EXTENSION_NAME = re.compile(r"[a-z0-9_-]+")
-"""What an extension may be called: lower-case letters, digits, ``_`` and ``-``."""
-
-PRELOADED = frozenset({"auto_explain", "pg_cron", "pg_stat_statements", "pgaudit", "timescaledb"})
-"""Extensions that work only if the server loads them at its start. Source: the manual of each."""
+__all__ = ["install", "missing"]
 
 
 def missing(names: Iterable[str], *, using: str = DEFAULT_DB_ALIAS) -> list[str]:
@@ -56,8 +50,9 @@ def install(names: Iterable[str], *, schema: str = "public", using: str = DEFAUL
     with no_schema(), connection.cursor() as cursor:
         for name in todo:
             _refuse_bad_name(name)
+            _refuse_unavailable(cursor, name)
             _refuse_unloaded(cursor, name)
-        todo = [name for name in todo if name != "auto_explain"]
+        todo = [name for name in todo if name not in ONLY_LIBRARIES]
         _ensure_schema(cursor, schema)
         for name in todo:
             _create(cursor, name, schema, using)
@@ -70,6 +65,17 @@ def _refuse_bad_name(name: str) -> None:
     if not EXTENSION_NAME.fullmatch(name):
         raise ExtensionUnavailable(
             f"{name!r} is no extension's name. Use lower-case letters, digits, '_' and '-', as in 'pg_trgm'."
+        )
+
+
+def _refuse_unavailable(cursor: Any, name: str) -> None:
+    """First of all, because what is not on the server cannot be preloaded either."""
+    cursor.execute("SELECT EXISTS (SELECT FROM pg_catalog.pg_available_extensions WHERE name = %s)", [name])
+    if name not in ONLY_LIBRARIES and not cursor.fetchone()[0]:
+        raise ExtensionUnavailable(
+            f"The server has no extension {name!r} (it is not in pg_available_extensions). "
+            f"{remedy(name, str(cursor.connection.info.server_version // 10000))}, or take it out of the module's "
+            "'extensions'."
         )
 
 
@@ -105,13 +111,8 @@ def _ensure_schema(cursor: Any, schema: str) -> None:
 def _create(cursor: Any, name: str, schema: str, using: str) -> None:
     cursor.execute("SELECT schema FROM pg_catalog.pg_available_extension_versions WHERE name = %s LIMIT 1", [name])
     row = cursor.fetchone()
-    if row is None:
-        raise ExtensionUnavailable(
-            f"The server has no extension {name!r} (it is not in pg_available_extensions). Install the package that "
-            "has it on the server, or use a server image that does, or take it out of the module's 'extensions'."
-        )
     # Some extensions insist on a schema of their own.
-    where = "" if row[0] else f" SCHEMA {quote(schema)}"
+    where = "" if row and row[0] else f" SCHEMA {quote(schema)}"
     try:
         with transaction.atomic(using=using):
             cursor.execute(f"CREATE EXTENSION IF NOT EXISTS {quote(name)}{where} CASCADE")

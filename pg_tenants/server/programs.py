@@ -28,7 +28,13 @@ def environment() -> dict[str, str]:
 
 
 def run(
-    identity: Identity, command: list[str], *, deadline: float, stdin: str = "", env: dict[str, str] | None = None
+    identity: Identity,
+    command: list[str],
+    *,
+    deadline: float,
+    stdin: str = "",
+    env: dict[str, str] | None = None,
+    apart: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end and return what it wrote, standard error among standard output.
 
@@ -38,6 +44,7 @@ def run(
         deadline: when to give up, by ``time.monotonic()``.
         stdin: its input.
         env: variables to add.
+        apart: keep standard error by itself.
 
     Raises:
         ServerStartFailed: it cannot be run, or took too long.
@@ -47,7 +54,7 @@ def run(
             [*identity.prefix, *command],
             input=stdin,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.PIPE if apart else subprocess.STDOUT,
             cwd="/",
             env={**environment(), **(env or {})},
             encoding="utf-8",

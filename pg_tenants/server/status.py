@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from pg_tenants.server.config import ServerConfig
+from pg_tenants.server.config import CONTAINERS, ServerConfig
+from pg_tenants.server.container import container_name
 from pg_tenants.server.engines import major
 from pg_tenants.server.folder import Folder, State
 from pg_tenants.server.initialize import rendered
 from pg_tenants.server.ports import HOST
-from pg_tenants.server.postmaster import Postmaster
+from pg_tenants.server.runtime import Running
 
 __all__ = ["Status", "describe", "url"]
 
@@ -26,13 +27,14 @@ class Status:
         engine: what runs it, "" if it was never started.
         version: PostgreSQL's version, "" if it was never started.
         pid: the postmaster's process id, None unless it runs.
-        host: the address it listens on.
-        port: its TCP port; of one that does not run, the one that is configured, or None.
+        host: the address it listens on, or the folder of its private socket.
+        port: its port; of one that does not run, the one that is configured, or None.
         user: the superuser.
         database: the database of its URL.
-        data: PostgreSQL's data folder.
+        data: PostgreSQL's data folder, or the volume of a container.
         folder: the server's folder, with the data folder, the log and the password.
-        log: the log.
+        log: the log's file, or the command that shows a container's.
+        image: the image of a container, "" for programs of this machine.
         url: where to connect, without the password, None unless it runs.
         started: when it started, in seconds since the epoch, None unless it runs.
         restart_needed: what of the configuration differs from what it was started with, by keys.
@@ -47,9 +49,10 @@ class Status:
     port: int | None
     user: str
     database: str
-    data: Path
+    data: Path | str
     folder: Path
-    log: Path
+    log: Path | str
+    image: str
     url: str | None
     started: float | None
     restart_needed: tuple[str, ...]
@@ -68,7 +71,7 @@ class Status:
         }
 
 
-def describe(config: ServerConfig, folder: Folder, found: Postmaster | None) -> Status:
+def describe(config: ServerConfig, folder: Folder, found: Running | None) -> Status:
     """Return the status of a configured server.
 
     Args:
@@ -77,46 +80,55 @@ def describe(config: ServerConfig, folder: Folder, found: Postmaster | None) -> 
         found: the running postmaster, if there is one.
     """
     state = folder.read_state()
+    in_container = state is not None and state.engine in CONTAINERS
+    stopped_host = str(folder.socket_folder) if config.socket else HOST
     return Status(
         name=config.name,
         state=found.state if found else "stopped",
         engine=state.engine if state else "",
         version=state.version if state else folder.major,
         pid=found.pid if found else None,
-        host=HOST,
+        host=found.host if found else stopped_host,
         port=found.port if found else config.port,
         user=config.user,
         database=config.database,
-        data=folder.data,
+        data=container_name(config, folder) if in_container else folder.data,
         folder=folder.path,
-        log=folder.log,
-        url=url(config, found.port) if found and found.state == "ready" else None,
+        log=f"{state.engine} logs {container_name(config, folder)}" if state and in_container else folder.log,
+        image=state.image if state else "",
+        url=url(config, found.host, found.port) if found and found.state == "ready" else None,
         started=found.started if found else None,
         restart_needed=_differences(config, folder, found, state) if found and state else (),
     )
 
 
-def url(config: ServerConfig, port: int, database: str | None = None, password: str | None = None) -> str:
+def url(config: ServerConfig, host: str, port: int, database: str | None = None, password: str | None = None) -> str:
     """Return where to connect, as DATABASE_URL has it.
 
     Args:
         config: what is wanted.
-        port: the running server's port.
+        host: the running server's address, or the folder of its socket.
+        port: its port.
         database: another database than the configured one.
         password: the password, None to leave it out.
     """
     who = quote(config.user, safe="") + ("" if password is None else ":" + quote(password, safe=""))
-    return f"postgresql://{who}@{HOST}:{port}/{quote(database or config.database, safe='')}"
+    return f"postgresql://{who}@{quote(host, safe='')}:{port}/{quote(database or config.database, safe='')}"
 
 
-def _differences(config: ServerConfig, folder: Folder, found: Postmaster, state: State) -> tuple[str, ...]:
+def _differences(config: ServerConfig, folder: Folder, found: Running, state: State) -> tuple[str, ...]:
     password = folder.read_password()
+    wanted_image = config.image or (f"postgres:{config.version}" if config.version else "")
     differs = {
         "port": config.port not in (None, found.port),
         "user": config.user != state.user,
         "password": (config.password or password) != password or not password,
-        "version": config.version not in ("", state.version, major(state.version)),
-        "engine": config.engine not in ("", state.engine),
-        "postgres_conf": folder.read_settings() != rendered(config.postgres_conf),
+        "engine": config.engine not in ("", state.engine) or bool(config.image and not state.image),
+        "socket": config.socket == (found.host == HOST),
+        "postgres_conf": state.settings != rendered(config.all_settings),
     }
+    if state.image:
+        differs["image"] = wanted_image not in ("", state.image)
+    else:
+        differs["version"] = config.version not in ("", state.version, major(state.version))
     return tuple(key for key, value in differs.items() if value)

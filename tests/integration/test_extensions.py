@@ -94,6 +94,28 @@ def test_an_extension_that_the_server_has_not(open_db: None, raw: Any) -> None:
     assert "Install the package" in str(message.hint)
 
 
+@pytest.mark.parametrize(
+    ("name", "package", "image"),
+    [
+        ("postgis", "postgresql-{}-postgis-3", "postgis/postgis"),
+        ("timescaledb", "", "timescale/timescaledb:latest-pg{}"),
+    ],
+)
+def test_where_an_extension_is_to_be_had(open_db: None, raw: Any, name: str, package: str, image: str) -> None:
+    """The error and the check name the package and the image, and say so before they speak of preloading."""
+    if raw.execute("SELECT FROM pg_available_extensions WHERE name = %s", [name]).fetchone():
+        pytest.skip(f"{name} is installed here")
+    major = raw.info.server_version // 10000
+    with pytest.raises(ExtensionUnavailable) as caught:
+        extensions.install([name])
+    with with_extensions(name):
+        (message,) = checks.check_databases(["default"])
+    assert message.id == "pg_tenants.E023"
+    for text in (str(caught.value), str(message.hint)):
+        assert package.format(major) in text
+        assert image.format(major) in text
+
+
 @pytest.mark.parametrize("name", ["pg_stat_statements", "auto_explain"])
 def test_an_extension_that_the_server_has_to_preload(open_db: None, raw: Any, name: str) -> None:
     """The error names the setting, its value and where to write it; the check says it before."""

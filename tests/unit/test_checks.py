@@ -532,3 +532,29 @@ def test_w091_an_admin_whose_users_have_no_tables() -> None:
 
     message = only(checks.check_admin(), "pg_tenants.W091")
     says(message, "'admin', 'contenttypes', 'auth'", "fixed module of the TENANT_MODEL")
+
+
+def test_e090_a_development_server_that_cannot_be() -> None:
+    """Its own words are in the message; variables of the environment count."""
+    found = run(checks.check_pgserver, PGSERVER={"prot": 7432})
+    says(only(found, "pg_tenants.E090"), "'prot'", "Did you mean 'port'?")
+    found = run(checks.check_pgserver, PGSERVER={"engine": "docker"})
+    says(only(found, "pg_tenants.E090"), "'docker'", "neither 'version' nor 'image'")
+    assert run(checks.check_pgserver, PGSERVER={"port": 7432}) == []
+
+
+def test_e091_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the development server is used; elsewhere its libraries need not be there."""
+    monkeypatch.setitem(sys.modules, "pg_tenants.server", None)
+    says(only(run(checks.check_pgserver), "pg_tenants.E091"), "'default'", "pip install 'pg_tenants[server]'")
+    with pytest.raises(ConfigurationError, match=r"'default'.*pip install 'pg_tenants\[server\]'"):
+        DatabaseWrapper(connections.settings["default"], "default").get_connection_params()
+    monkeypatch.setattr(checks, "_pgserver_aliases", list)
+    assert run(checks.check_pgserver, PGSERVER={"prot": 1}) == []
+
+
+def test_w092_the_development_server_in_production() -> None:
+    """With check --deploy alone."""
+    says(only(checks.check_deployment(), "pg_tenants.W092"), "'default'", "not for production", "postgresql://")
+    assert checks.check_deployment not in django_checks.registry.registry.registered_checks
+    assert checks.check_deployment in django_checks.registry.registry.deployment_checks

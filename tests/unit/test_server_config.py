@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pg_tenants.exceptions import PgTenantsError
+from pg_tenants.known_extensions import remedy
 from pg_tenants.server import ServerBusy, ServerConfig, ServerConfigError, ServerError, engines, identity
 from pg_tenants.server.config import KEYS
 from pg_tenants.server.exceptions import EngineUnavailable
@@ -67,10 +68,18 @@ def test_environment_wins() -> None:
         ("DATA", "/srv/x", Path("/srv/x")),
         ("ENGINE", "system", "system"),
         ("DATABASE", "app", "app"),
+        ("IMAGE", "postgis/postgis:18-3.6", "postgis/postgis:18-3.6"),
+        ("SOCKET", "yes", True),
+        ("EXTENSIONS", "pg_trgm, hstore,uuid-ossp", ("pg_trgm", "hstore", "uuid-ossp")),
+        (
+            "POSTGRES_CONF",
+            '{"fsync": false, "shared_preload_libraries": ["a", "b"]}',
+            {"fsync": "off", "shared_preload_libraries": "a, b"},
+        ),
     ],
 )
 def test_variables(variable: str, value: str, expected: object) -> None:
-    """Each key but postgres_conf has a variable."""
+    """Each key has a variable."""
     assert getattr(ServerConfig.load({}, {f"PGSERVER_{variable}": value}), variable.lower()) == expected
 
 
@@ -91,8 +100,16 @@ def test_variables(variable: str, value: str, expected: object) -> None:
         ({"user": 'a"b'}, ["extensions"]),
         ({"password": "a\nb"}, ["one line"]),
         ({"version": "new"}, ["'new'", "18"]),
-        ({"image": "postgres:18"}, ["'postgres:18'", "container"]),
-        ({"engine": "docker"}, ["'docker'", "embedded, system"]),
+        ({"image": "--privileged"}, ["'--privileged'", "container image"]),
+        ({"image": "postgres:18", "engine": "system"}, ["'postgres:18'", "'system'", "Leave one"]),
+        ({"image": "postgres:18", "socket": True}, ["'socket'", "container"]),
+        ({"engine": "docker"}, ["'docker'", "neither 'version' nor 'image'"]),
+        ({"engine": "cloud"}, ["'cloud'", "embedded, system, docker, podman"]),
+        ({"socket": "perhaps"}, ["'perhaps'", "True"]),
+        ({"extensions": ["Pg_trgm"]}, ["'Pg_trgm'", "lower-case"]),
+        ({"extensions": 3}, ["3", "list"]),
+        ({"postgres_conf": "work_mem=1"}, ["JSON"]),
+        ({"postgres_conf": {"unix_socket_permissions": "0777"}}, ["'socket'"]),
         ({"data": 3}, ["3", "folder"]),
         ({"database": "x" * 64}, ["63 bytes"]),
         ({"postgres_conf": ["a"]}, ["mapping"]),
@@ -164,8 +181,10 @@ def test_settings_file() -> None:
 def test_url_quotes() -> None:
     """What is special in a URL is quoted."""
     config = ServerConfig(user="a:b@c", database="d/e f")
-    assert url(config, 1, password="p@/:?é") == ("postgresql://a%3Ab%40c:p%40%2F%3A%3F%C3%A9@127.0.0.1:1/d%2Fe%20f")
-    assert url(config, 1, "x") == "postgresql://a%3Ab%40c@127.0.0.1:1/x"
+    assert url(config, "127.0.0.1", 1, password="p@/:?é") == (
+        "postgresql://a%3Ab%40c:p%40%2F%3A%3F%C3%A9@127.0.0.1:1/d%2Fe%20f"
+    )
+    assert url(config, "127.0.0.1", 1, "x") == "postgresql://a%3Ab%40c@127.0.0.1:1/x"
 
 
 def _program(folder: Path, version: str) -> None:
@@ -337,3 +356,58 @@ def test_identity(
     found = identity.current()
     identity._ordinary_uid.cache_clear()
     assert (found.prefix[2] if found.prefix else None, found.uid) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "image"),
+    [
+        ("pgcrypto", "postgresql-contrib", "postgres:17"),
+        ("pg_cron", "postgresql-17-cron", ""),
+        ("vector", "postgresql-17-pgvector", "pgvector/pgvector:pg17"),
+        ("timescaledb", "", "timescale/timescaledb:latest-pg17"),
+    ],
+)
+def test_where_an_extension_is_to_be_had(name: str, package: str, image: str) -> None:
+    """The package and the image are named as far as they are known."""
+    words = f"install the package {package} on the server" if package else ""
+    words += ", or " if package and image else ""
+    words += f"use a server image that has it, such as {image}" if image else ""
+    assert remedy(name, "17").lower() == words
+    assert remedy(name, "17")[0].isupper()
+    assert remedy("zzz", "17") == "Install the package that has it on the server, or use a server image that does"
+
+
+def test_preloaded_by_extensions() -> None:
+    """An extension that has to be preloaded is, once, beside the libraries that are given."""
+    given = {"shared_preload_libraries": ["auto_explain", "pg_stat_statements"], "work_mem": "1MB"}
+    config = ServerConfig(postgres_conf=given, extensions=("pg_trgm", "pg_stat_statements", "pg_cron"))
+    assert config.all_settings["shared_preload_libraries"] == "auto_explain, pg_stat_statements, pg_cron"
+    assert config.all_settings["work_mem"] == "1MB"
+    assert ServerConfig(extensions=("pg_trgm",)).all_settings == {}
+
+
+def test_picking_containers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image takes the first container engine that answers, a version one only where there are no programs of it."""
+    for name, status in (("docker", 1), ("podman", 0)):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho it is down >&2\nexit {status}\n")
+        (tmp_path / name).chmod(0o755)
+    _program(tmp_path / "16" / "bin", "16.2")
+    monkeypatch.setattr(engines, "_SYSTEM_FOLDERS", ((tmp_path, "*/bin"),))
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", str(tmp_path) + ":/usr/bin:/bin")
+    assert engines.pick(ServerConfig(version="16")).name == "system"
+    for config, image in (
+        (ServerConfig(version="17"), "postgres:17"),
+        (ServerConfig(image="postgis/postgis"), "postgis/postgis"),
+        (ServerConfig(image="postgis/postgis", version="16"), "postgis/postgis"),
+        (ServerConfig(engine="podman", version="16"), "postgres:16"),
+    ):
+        engine = engines.pick(config)
+        assert (engine.name, engine.place) == ("podman", image)
+    with pytest.raises(EngineUnavailable, match=r"docker does not work \(it is down\)"):
+        engines.pick(ServerConfig(engine="docker", version="16"))
+    (tmp_path / "podman").unlink()
+    with pytest.raises(EngineUnavailable, match=r"it is down\); podman is not installed. Install and start"):
+        engines.pick(ServerConfig(image="x"))
+    with pytest.raises(EngineUnavailable, match=r"no programs of PostgreSQL 17 .*16\.2.* No container"):
+        engines.pick(ServerConfig(version="17"))
