@@ -227,6 +227,9 @@ class Fleet:
         except WrongOptions:
             raise
         except Exception as exc:  # noqa: BLE001  # whatever a migration raises is this schema's result
+            if not worker.connection.in_atomic_block:
+                # The next schema is not to fail because the server was restarted in this one.
+                worker.connection.close_if_unusable_or_obsolete()
             return exc
         return None
 

@@ -220,7 +220,6 @@ def test_run_python_runs_in_each_schema(fleet: Any, add: Any, replays: Any) -> N
 
 def test_content_types_of_run_python(fleet: Any, add: Any, raw: Any) -> None:
     """Historical models have caches, which are not carried from one schema to the next."""
-    raw.execute(f'UPDATE "{physical("globex")}".django_content_type SET id = id + 1000 WHERE false')
     found: dict[str, int] = {}
 
     def forwards(apps: Any, schema_editor: Any) -> None:
@@ -471,9 +470,8 @@ def test_custom_operations_that_differ(fleet: Any, add: Any, replays: Any, what:
     add(Custom(forwards))
     run()
     assert replays == []
-    wanted = [len(name.split()) for name in FLEET] if what != "rows" else [1, 2, 3, 4]
     values = [query(name, "SELECT id FROM made")[0][0] for name in FLEET]
-    assert values == ([1, 2, 3, 4] if what == "rows" else [tenant.pk for tenant in fleet]), wanted
+    assert values == ([1, 2, 3, 4] if what == "rows" else [tenant.pk for tenant in fleet])
     same()
 
 
