@@ -178,9 +178,10 @@ class ModuleLoader(MigrationLoader):
         return [*first, *(key for key in known if key not in last), *(key for key in last if key not in first)]
 
     def _comes_behind(self, key: Key, applied: Mapping[Key, Any]) -> list[Key]:
-        """Return what a file is run behind: what it comes after, and what its followers come after."""
+        """Return what a file is run behind: what it comes after, and what those that it comes before come after."""
         node = self.graph.node_map[key]
-        parents = {*node.parents, *(parent for child in node.children for parent in child.parents)}
+        followers = [child for child in node.children if child.key not in self.sql]
+        parents = {*node.parents, *(parent for child in followers for parent in child.parents)}
         return sorted(parent.key for parent in parents if parent.key not in self.sql and parent.key not in applied)
 
     def _late(self, targets: list[Any], applied: Mapping[Key, Any]) -> list[Key]:

@@ -241,10 +241,11 @@ def test_a_file_runs_where_it_was_written(full: Folders) -> None:
     full.write("0001_a.sql", "-- pg_tenants: after=auth.0003_alter_user_email_max_length\nSELECT 1")
     full.write("0002_b.sql", "SELECT 1")
     full.write("0003_c.sql", "-- pg_tenants: after=auth.0005_alter_user_last_login_null atomic=true\nSELECT 1")
-    full.write("0004_d.sql", "SELECT 1")
+    full.write("0004_d.sql", "-- pg_tenants: after=auth.0007_alter_validators_add_error_messages\nSELECT 1")
+    full.write("0005_e.sql", "SELECT 1")
     found = planned()
     auth = [name for name in found if name.startswith(("auth.000", "sql"))]
-    assert auth[:8] == [
+    assert auth[:12] == [
         "auth.0001_initi",
         "auth.0002_alter",
         "auth.0003_alter",
@@ -253,8 +254,12 @@ def test_a_file_runs_where_it_was_written(full: Folders) -> None:
         "auth.0005_alter",
         "sql:tenant.0002",
         "sql:tenant.0003",
+        "auth.0006_requi",
+        "auth.0007_alter",
+        "sql:tenant.0004",
+        "auth.0008_alter",
     ]
-    assert found[-1] == "sql:tenant.0004"
+    assert found[-1] == "sql:tenant.0005"
 
 
 def test_a_file_before_a_migration(full: Folders) -> None:
