@@ -110,9 +110,14 @@ class Registry:
     def of_active(self, target: ActiveSchema) -> tuple[Module, ...]:
         """Return the modules whose tables are in an active schema.
 
+        A fixed module may be named for another schema than its own, which then has the tables that its own has.
+
         Raises:
             ConfigurationError: a tenant's module is unknown, or not given where the project has several.
         """
+        named = self.modules.get(target.module or "")
+        if named is not None and named.schema is not None:
+            return self.of_schema(named.schema)
         return self.of_schema(target.schema_name) or (self.tenant_module(target.module, target.schema_name),)
 
     def tenant_module(self, name: str | None, schema: str = "") -> Module:
