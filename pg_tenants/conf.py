@@ -23,6 +23,7 @@ __all__ = [
     "ALIAS_KEYS",
     "ENGINE",
     "KEYS",
+    "MIGRATIONS_KEYS",
     "AliasOptions",
     "Config",
     "ModuleConfig",
@@ -34,6 +35,7 @@ __all__ = [
     "pgserver",
     "require",
     "settle_media_urls",
+    "tenant_options",
 ]
 
 ENGINE = "pg_tenants.backends.postgresql"
@@ -53,8 +55,11 @@ KEYS = (
 """The keys of ``PG_TENANTS``."""
 
 MODULE_KEYS = ("apps", "schema", "extensions", "database")
-ALIAS_KEYS = ("schema", "pooler", "pgserver", "worker")
+ALIAS_KEYS = ("schema", "pooler", "migrations", "pgserver", "worker")
 """The keys of ``OPTIONS["tenants"]``; ``pgserver`` and ``worker`` are set by ``database()`` and by test runs."""
+
+MIGRATIONS_KEYS = ("alias",)
+"""The keys of ``OPTIONS["tenants"]["migrations"]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,7 @@ class AliasOptions:
     pooler: bool | None = None
     pgserver: bool = False
     worker: str = ""
+    migrations_alias: str | None = None
 
 
 _parsed: tuple[object, Config] | None = None
@@ -289,9 +295,17 @@ def alias_options(raw: object, alias: str) -> AliasOptions:
     schema, pooler = read.optional_text("schema"), raw.get("pooler")
     if pooler is not None and not isinstance(pooler, bool):
         read.wrong("pooler", pooler, "True, False, or None to find out")
+    migrating = _Reader(read.mapping("migrations"), f"{where}['migrations']", problems)
+    migrating.refuse_unknown(MIGRATIONS_KEYS)
+    direct = migrating.optional_text("alias")
     if problems:
         raise ConfigurationError(" ".join(f"{message} {hint}" for _, message, hint in problems))
-    return AliasOptions(schema, pooler, bool(raw.get("pgserver")), read.text("worker"))
+    return AliasOptions(schema, pooler, bool(raw.get("pgserver")), read.text("worker"), direct)
+
+
+def tenant_options(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return ``OPTIONS["tenants"]`` of an entry of ``DATABASES`` as written; empty where it has none."""
+    return entry["OPTIONS"].get("tenants") or {}
 
 
 def database(url: str, **options: Any) -> dict[str, Any]:

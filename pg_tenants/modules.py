@@ -15,6 +15,7 @@ from django.dispatch import receiver
 from pg_tenants import conf
 from pg_tenants.context import ActiveSchema
 from pg_tenants.exceptions import ConfigurationError, NoActiveTenant
+from pg_tenants.names import is_scratch
 
 if TYPE_CHECKING:
     from django.db.models import Model
@@ -110,13 +111,12 @@ class Registry:
     def of_active(self, target: ActiveSchema) -> tuple[Module, ...]:
         """Return the modules whose tables are in an active schema.
 
-        A fixed module may be named for another schema than its own, which then has the tables that its own has.
+        A scratch schema is of the module that is named, be it a fixed one.
 
         Raises:
             ConfigurationError: a tenant's module is unknown, or not given where the project has several.
         """
-        named = self.modules.get(target.module or "")
-        if named is not None and named.schema is not None:
+        if is_scratch(target.schema_name) and (named := self.modules.get(target.module or "")) and named.schema:
             return self.of_schema(named.schema)
         return self.of_schema(target.schema_name) or (self.tenant_module(target.module, target.schema_name),)
 

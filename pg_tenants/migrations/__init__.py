@@ -9,22 +9,34 @@ from __future__ import annotations
 from pg_tenants.migrations._events import Event, Progress
 from pg_tenants.migrations._executor import ModuleLoader
 from pg_tenants.migrations._moved import MovedTables, moved_tables
-from pg_tenants.migrations._report import Report, SchemaResult
+from pg_tenants.migrations._preview import Preview, Script, preview
+from pg_tenants.migrations._prune import prune
+from pg_tenants.migrations._report import Report, SchemaResult, SchemaStructure, Structures
 from pg_tenants.migrations._run import Options, apply, migrate_target
-from pg_tenants.migrations._targets import Target, fixed_targets, required_registry
+from pg_tenants.migrations._targets import Target, fixed_targets, required_registry, unmatched, waiting_tenants
+from pg_tenants.migrations._verify import verify
 
 __all__ = [
     "Event",
     "ModuleLoader",
     "MovedTables",
     "Options",
+    "Preview",
     "Progress",
     "Report",
     "SchemaResult",
+    "SchemaStructure",
+    "Script",
+    "Structures",
     "Target",
     "apply",
     "fixed_targets",
     "migrate_target",
     "moved_tables",
+    "preview",
+    "prune",
     "required_registry",
+    "unmatched",
+    "verify",
+    "waiting_tenants",
 ]

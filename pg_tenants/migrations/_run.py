@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -22,6 +22,8 @@ from pg_tenants import extensions, schemas
 from pg_tenants.conf import nearest
 from pg_tenants.context import ActiveContext
 from pg_tenants.exceptions import ConfigurationError, MigrationFailed
+from pg_tenants.migrations._back import plan_back
+from pg_tenants.migrations._before import made_sure
 from pg_tenants.migrations._events import Event, Progress
 from pg_tenants.migrations._executor import Key, ModuleExecutor, ModuleLoader
 from pg_tenants.migrations._history import History, read_histories
@@ -39,7 +41,11 @@ Plan = list[tuple[Migration, bool]]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to do in each schema; the fields mean what the options of Django's ``migrate`` mean."""
+    """What to do in each schema; the fields mean what the options of Django's ``migrate`` mean.
+
+    Attributes:
+        back: how many of the last migrations to unapply, instead of applying any.
+    """
 
     app_label: str | None = None
     migration_name: str | None = None
@@ -50,8 +56,10 @@ class Options:
     verbosity: int = 1
     interactive: bool = False
     stdout: TextIO | None = None
+    back: int = 0
 
 
+@made_sure
 def apply(
     options: Options = Options(),
     *,
@@ -80,7 +88,8 @@ def apply(
         ConfigurationError: a schema, module, app or migration is unknown.
         ExtensionUnavailable: a module's extension cannot be installed.
         SchemaNotPermitted: a fixed module's schema cannot be created.
-        MigrationFailed: an app has migrations that conflict.
+        MigrationFailed: an app has migrations that conflict, or what is asked for cannot be done, such as to unapply
+            what is irreversible.
     """
     names, modules, exclude = list(names), list(modules), list(exclude)
     loader = ModuleLoader(None, ())
@@ -214,6 +223,8 @@ def _known_plan(
 
 def _planned(executor: ModuleExecutor, options: Options) -> tuple[list[Any], Plan]:
     executor.loader.check_consistent_history(executor.connection)
+    if options.back:
+        return [], plan_back(executor, options.back, options.app_label)
     goals = _goals(executor, options)
     return goals, executor.migration_plan(goals)
 
@@ -245,7 +256,8 @@ def migrate_target(
             return names
         if progress:
             progress(Event(kind="start", target=target))
-        synced = _sync_unmigrated(executor, target, options, connection) if options.run_syncdb else []
+        labels = target.apps if options.app_label is None else target.apps & {options.app_label}
+        synced = sync_unmigrated(executor, labels, connection, options.stdout) if options.run_syncdb else []
         if plan or synced:
             _migrate(executor, goals, plan, options, connection)
         return names + synced
@@ -333,16 +345,16 @@ def _goals(executor: ModuleExecutor, options: Options) -> list[Any]:
     return [key]
 
 
-def _sync_unmigrated(executor: ModuleExecutor, target: Target, options: Options, connection: Any) -> list[str]:
+def sync_unmigrated(
+    executor: ModuleExecutor, apps: Collection[str], connection: Any, stdout: TextIO | None = None
+) -> list[str]:
     """Make the tables of apps without migrations, as Django's ``--run-syncdb`` does; return them as ``app.table``."""
-    labels = executor.loader.unmigrated_apps & target.apps
-    if options.app_label:
-        labels &= {options.app_label}
+    labels = executor.loader.unmigrated_apps & set(apps)
     if not labels:
         return []
     with connection.cursor() as cursor:
         before = set(connection.introspection.table_names(cursor))
-        command = MigrateCommand(stdout=options.stdout)
+        command = MigrateCommand(stdout=stdout)
         command.verbosity = 0
         connection.qualifies_own_tables = True
         try:
