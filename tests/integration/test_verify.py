@@ -47,38 +47,34 @@ def test_schemas_as_their_migrations_make_them(acme: Any, globex: Any) -> None:
     assert schemas.list() == before
 
 
-DRIFT = [
-    (["CREATE INDEX by_hand ON notes_note (title)"], ["extra index notes_note.by_hand"]),
-    (["CREATE TABLE own (id int)"], ["extra column own.id", "extra table own"]),
-    (["ALTER TABLE notes_note ADD extra int DEFAULT 1"], ["extra column notes_note.extra"]),
-    (["ALTER TABLE notes_note ALTER title TYPE varchar(99)"], ["changed column notes_note.title"]),
-    (["ALTER TABLE notes_note ALTER title DROP NOT NULL"], ["changed column notes_note.title"]),
-    (["DROP TABLE django_session"], None),
-    (["CREATE FUNCTION own() RETURNS int LANGUAGE sql AS 'SELECT 1'"], ["extra function own()"]),
-    (["COMMENT ON TABLE notes_note IS 'by hand'"], ["extra comment table notes_note"]),
-    (
-        [
-            "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$",
-            "CREATE TRIGGER touch BEFORE UPDATE ON notes_note FOR EACH ROW EXECUTE FUNCTION touch()",
-        ],
-        ["extra function touch()", "extra trigger notes_note.touch"],
-    ),
-]
+DRIFT = {
+    "CREATE INDEX by_hand ON notes_note (title)": ["extra index notes_note.by_hand"],
+    "CREATE TABLE own (id int)": ["extra column own.id", "extra table own"],
+    "ALTER TABLE notes_note ADD extra int DEFAULT 1": ["extra column notes_note.extra"],
+    "ALTER TABLE notes_note ALTER title TYPE varchar(99)": ["changed column notes_note.title"],
+    "ALTER TABLE notes_tag ALTER name DROP NOT NULL": ["changed column notes_tag.name"],
+    "ALTER TABLE django_session DROP session_data": ["missing column django_session.session_data"],
+    "DROP TABLE notes_note_tags": ["missing table notes_note_tags"],
+    "CREATE FUNCTION own() RETURNS int LANGUAGE sql AS 'SELECT 1'": ["extra function own()"],
+    "COMMENT ON TABLE notes_note IS 'by hand'": ["extra comment table notes_note"],
+    "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$": [
+        "extra function touch()"
+    ],
+    "CREATE TRIGGER touch BEFORE UPDATE ON notes_note FOR EACH ROW EXECUTE FUNCTION touch()": [
+        "extra trigger notes_note.touch"
+    ],
+}
 
 
-@pytest.mark.parametrize(("statements", "wanted"), DRIFT, ids=[statements[-1] for statements, _ in DRIFT])
-def test_each_difference_is_named(
-    acme: Any, globex: Any, raw: Any, statements: list[str], wanted: list[str] | None
-) -> None:
+def test_each_difference_is_named(acme: Any, globex: Any, raw: Any) -> None:
     """By schema and object, whether it is missing, extra or changed; schemas beside it do not differ."""
-    change(raw, "globex", *statements)
-    different = found(migrations.verify())
+    change(raw, "globex", *DRIFT)
+    different = found(migrations.verify(modules=["tenant"]))
     assert set(different) == {"globex"}
-    if wanted is None:
-        assert "missing table django_session" in different["globex"]
-        assert all(entry.startswith("missing ") for entry in different["globex"])
-    else:
-        assert different["globex"] == wanted
+    wanted = {entry for entries in DRIFT.values() for entry in entries}
+    assert wanted <= set(different["globex"])
+    # The dropped table had more than itself.
+    assert all("notes_note_tags" in entry for entry in set(different["globex"]) - wanted)
 
 
 def test_a_fixed_modules_schema(acme: Any, raw: Any) -> None:
