@@ -229,7 +229,8 @@ class Command(DjangoCommand):
         if self.quiet:
             keys = {"changed": seen.changed, "failed": seen.failed, "interrupted": True}
             self._write({"schemas": seen.ended, **keys})
-        begun = f" What had begun in {', '.join(seen.running)} is taken back." if seen.running else ""
+        where = ", ".join(seen.running)
+        begun = f" What ran in {where} was broken off, and rolled back if it is atomic." if where else ""
         raise CommandError(
             f"Interrupted: {seen.far} are done, {seen.changed} of them changed.{begun} Run the command again for the "
             "others.",
