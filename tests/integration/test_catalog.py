@@ -13,7 +13,7 @@ from pg_tenants.catalog import Difference, compare, describe, differences, finge
 from pg_tenants.exceptions import SchemaDoesNotExist
 
 ONE, TWO = "catalog_one", 'Catalog "two"'
-THREE, FOUR = "catalog_three", "note"
+THREE, FOUR = "catalog_three", "catalog_four"
 
 DDL = """
     CREATE TYPE mood AS ENUM ('sad', 'glad');
