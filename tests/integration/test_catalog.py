@@ -145,7 +145,7 @@ def test_fingerprints(schemas: Any) -> None:
     with transaction.atomic(), connection.without_prefix() as execute:
         for name in (THREE, FOUR):
             execute(f"CREATE SCHEMA {name}; SET LOCAL search_path = {name}")
-            execute(DDL.replace("{schema}", name))
+            execute(DDL.replace("{schema}", f'"{name}"'))
         found = fingerprints([ONE, THREE, FOUR, "nowhere"])
         assert found[ONE] == found[THREE] == found[FOUR] is not None
         assert found["nowhere"] is None
