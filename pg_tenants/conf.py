@@ -59,7 +59,14 @@ ALIAS_KEYS = ("schema", "pooler", "migrations", "pgserver", "worker")
 """The keys of ``OPTIONS["tenants"]``; ``pgserver`` and ``worker`` are set by ``database()`` and by test runs."""
 
 MIGRATIONS_KEYS = ("alias",)
-"""The keys of ``OPTIONS["tenants"]["migrations"]``."""
+"""The keys of ``OPTIONS["tenants"]["migrations"]`` besides timeouts."""
+
+MIGRATION_TIMEOUTS: Mapping[str, int] = {
+    "lock_timeout": 5_000,
+    "statement_timeout": 0,
+    "idle_in_transaction_session_timeout": 0,
+}
+"""Of migrations, in milliseconds; 0 is none. A lock that is waited for keeps all others from the table, so not long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +108,7 @@ class AliasOptions:
     pooler: bool | None = None
     pgserver: bool = False
     worker: str = ""
+    migrations: Mapping[str, int] = field(default_factory=lambda: MIGRATION_TIMEOUTS)
     migrations_alias: str | None = None
 
 
@@ -208,6 +216,15 @@ class _Reader:
         self.wrong(key, value, "a number of seconds, 0 or more")
         return default
 
+    def milliseconds(self, key: str, default: int) -> int:
+        value = self.raw.get(key, default)
+        if value is None:
+            return 0
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31:
+            return value
+        self.wrong(key, value, "a whole number of milliseconds, or None for no limit")
+        return default
+
     def mapping(self, key: str) -> Mapping[str, Any]:
         value = self.raw.get(key) or {}
         if isinstance(value, Mapping):
@@ -296,11 +313,12 @@ def alias_options(raw: object, alias: str) -> AliasOptions:
     if pooler is not None and not isinstance(pooler, bool):
         read.wrong("pooler", pooler, "True, False, or None to find out")
     migrating = _Reader(read.mapping("migrations"), f"{where}['migrations']", problems)
-    migrating.refuse_unknown(MIGRATIONS_KEYS)
+    migrating.refuse_unknown((*MIGRATIONS_KEYS, *(f"{name}_ms" for name in MIGRATION_TIMEOUTS)))
+    timeouts = {name: migrating.milliseconds(f"{name}_ms", value) for name, value in MIGRATION_TIMEOUTS.items()}
     direct = migrating.optional_text("alias")
     if problems:
         raise ConfigurationError(" ".join(f"{message} {hint}" for _, message, hint in problems))
-    return AliasOptions(schema, pooler, bool(raw.get("pgserver")), read.text("worker"), direct)
+    return AliasOptions(schema, pooler, bool(raw.get("pgserver")), read.text("worker"), timeouts, direct)
 
 
 def tenant_options(entry: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from django.apps import apps
 from django.contrib.postgres.operations import NotInTransactionMixin
@@ -19,13 +18,11 @@ from pg_tenants.exceptions import ConfigurationError, MigrationFailed
 from pg_tenants.migrations._direct import direct
 from pg_tenants.migrations._events import Progress
 from pg_tenants.migrations._executor import ModuleLoader
+from pg_tenants.migrations._plan import DEFAULTS, Options
 from pg_tenants.migrations._report import Report
 from pg_tenants.migrations._targets import check_choice, tenant_targets
 from pg_tenants.schemas import tenant_connection
 from pg_tenants.sqltext import split
-
-if TYPE_CHECKING:
-    from pg_tenants.migrations._run import Options
 
 __all__ = ["made_sure"]
 
@@ -37,11 +34,10 @@ _ALONE = frozenset({b"vacuum", b"reindex", b"cluster"})
 
 def made_sure(apply: F) -> F:
     """Wrap ``apply``: refuse what cannot end well before anything is changed, and take the direct way to the server."""
-    default = inspect.signature(apply).parameters["options"].default
 
     @functools.wraps(apply)
     def run(
-        options: Options = default,
+        options: Options = DEFAULTS,
         *,
         using: str = DEFAULT_DB_ALIAS,
         names: Iterable[str] = (),

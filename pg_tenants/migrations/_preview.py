@@ -13,8 +13,9 @@ from pg_tenants import extensions, schemas
 from pg_tenants.context import ActiveContext, no_schema
 from pg_tenants.migrations._executor import ModuleExecutor
 from pg_tenants.migrations._history import read_histories
+from pg_tenants.migrations._plan import Options
 from pg_tenants.migrations._report import Report
-from pg_tenants.migrations._run import Options, apply
+from pg_tenants.migrations._run import apply
 from pg_tenants.migrations._targets import Target, every_target, fixed_targets, required_registry
 from pg_tenants.migrations._verify import in_transaction
 from pg_tenants.schemas import tenant_connection

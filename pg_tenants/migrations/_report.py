@@ -41,9 +41,15 @@ class SchemaResult:
 
 @dataclass(slots=True)
 class Report:
-    """What happened in all schemas of a run, in its order."""
+    """What happened in all schemas of a run, in its order.
+
+    Attributes:
+        results: of each schema that the run came to.
+        held_back: names of the schemas that were not touched, since a canary failed.
+    """
 
     results: list[SchemaResult] = field(default_factory=list)
+    held_back: list[str] = field(default_factory=list)
 
     @property
     def failed(self) -> list[SchemaResult]:
@@ -61,6 +67,7 @@ class Report:
             "schemas": [result.as_dict() for result in self.results],
             "changed": len([result for result in self.changed if result.error is None]),
             "failed": len(self.failed),
+            "held_back": self.held_back,
         }
 
 

@@ -26,7 +26,8 @@ from pg_tenants.migrations._events import Event, Progress
 from pg_tenants.migrations._executor import Key, ModuleExecutor
 from pg_tenants.migrations._history import History, read_histories
 from pg_tenants.migrations._report import SchemaStructure, Structures
-from pg_tenants.migrations._run import Plan, sync_unmigrated
+from pg_tenants.migrations._single import sync_unmigrated
+from pg_tenants.migrations._states import Plan
 from pg_tenants.migrations._targets import Target, check_choice, choose, every_target
 from pg_tenants.names import scratch_name
 from pg_tenants.schemas import tenant_connection

@@ -66,7 +66,7 @@ class Command(DjangoCommand):
         group.add_argument("--list", action="store_true", help="List the schemas and how many migrations each lacks.")
         group.add_argument(
             "--back",
-            type=_positive,
+            type=_count,
             default=0,
             metavar="N",
             help="Unapply the last N migrations of each schema, or of the app there, instead of applying any.",
@@ -81,6 +81,14 @@ class Command(DjangoCommand):
             action="store_true",
             help="Migrate nothing; compare each schema's structure with what its migrations make, and exit with 1 if "
             "any differs.",
+        )
+        group.add_argument("--jobs", type=_count, default=1, metavar="N", help="Migrate N tenants at the same time.")
+        group.add_argument(
+            "--canary",
+            type=_count,
+            default=0,
+            metavar="N",
+            help="Migrate N tenants first, the others if these succeed.",
         )
         group.add_argument(
             "--create-db", action="store_true", help="First create the alias's database if the server has none."
@@ -151,6 +159,8 @@ class Command(DjangoCommand):
             interactive=options["interactive"],
             stdout=self.stdout,  # type: ignore[arg-type]
             back=options["back"],
+            jobs=options["jobs"],
+            canary=options["canary"],
         )
 
     def _create_database(self, *, dry: bool) -> bool:
@@ -304,11 +314,10 @@ def _changes_nothing(options: dict[str, Any]) -> bool:
     return any(options[name] for name in ("plan", "check_unapplied", "list", "dry_run", "verify"))
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number of migrations; give 1 or more")
-    return number
+def _count(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number; give 1 or more")
+    return int(text)
 
 
 def _errors(failed: Any) -> str:
