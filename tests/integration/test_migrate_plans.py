@@ -91,7 +91,7 @@ def test_tenants_are_not_parted_from_their_rows(acme: Any) -> None:
     ("args", "match"),
     [
         (["--back", "0"], "give 1 or more"),
-        (["--back", "x"], "invalid _positive value|invalid"),
+        (["--back", "x"], "invalid _positive value|not a whole number"),
         (["notes", "0001", "--back", "1"], "not both"),
         (["--prune"], "Give an app label with --prune"),
     ],
