@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
-from django.db import DEFAULT_DB_ALIAS, transaction
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, transaction
 
 from pg_tenants.backends.prefix import quote
 from pg_tenants.context import no_schema
 from pg_tenants.exceptions import SchemaDoesNotExist
-from pg_tenants.names import OWN_TABLES
 from pg_tenants.schemas import tenant_connection
 
-__all__ = ["Difference", "differences"]
+__all__ = ["Description", "Difference", "Fingerprint", "compare", "describe", "differences", "fingerprints"]
+
+Fingerprint = tuple[int, int]
+"""How many objects a schema has, and the sum of the hashes of their definitions."""
+
+OURS = "pg_tenants_"
+"""How the names of the package's own tables begin, which are no part of what is compared."""
+
+CHUNK = 100
+"""Schemas in a statement. Showing a view or a rule locks its tables until the statement's transaction ends."""
 
 
 class Difference(NamedTuple):
@@ -32,6 +40,15 @@ class Difference(NamedTuple):
     wanted: str | None
     found: str | None
 
+    @property
+    def change(self) -> Literal["missing", "extra", "changed"]:
+        """Return whether the object is missing, too much, or there with another definition."""
+        return "missing" if self.found is None else "extra" if self.wanted is None else "changed"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the difference for JSON."""
+        return {"change": self.change, **self._asdict()}
+
     def __str__(self) -> str:
         if self.found is None:
             return f"{self.kind} {self.name} is missing"
@@ -40,14 +57,22 @@ class Difference(NamedTuple):
         return f"{self.kind} {self.name} is {self.found!r}, not {self.wanted!r}"
 
 
+class Description(NamedTuple):
+    """What a schema is made of.
+
+    Attributes:
+        schema: its name in the database.
+        objects: the definitions of its objects, by kind and name.
+    """
+
+    schema: str
+    objects: Mapping[tuple[str, str], str]
+
+
 def differences(
-    model: str, other: str, *, using: str = DEFAULT_DB_ALIAS, ignore: Iterable[str] = OWN_TABLES
+    model: str, other: str, *, using: str = DEFAULT_DB_ALIAS, ignore: Iterable[str] = ()
 ) -> list[Difference]:
     """Return what another schema has differently than the one that is the model, sorted by kind and name.
-
-    Compared are tables with their columns, constraints, indexes, triggers, rules, policies and statistics; views,
-    sequences, functions, types, and the comments on all of these. Not compared are rows, values of sequences,
-    privileges, owners and the order of columns.
 
     Args:
         model: a schema, by its name in the database.
@@ -58,31 +83,108 @@ def differences(
     Raises:
         SchemaDoesNotExist: one of them is not there.
     """
-    left_out = frozenset(ignore)
+    left_out = list(ignore)
+    # Where extensions are in the other schema, the model has their types and operators from there, too.
+    wanted = describe(model, using=using, ignore=left_out, beside=[other])
+    return compare(wanted, describe(other, using=using, ignore=left_out))
+
+
+def describe(
+    schema: str, *, using: str = DEFAULT_DB_ALIAS, ignore: Iterable[str] = (), beside: Iterable[str] = ()
+) -> Description:
+    """Return what a schema is made of.
+
+    That is tables with their columns, constraints, indexes, triggers, rules, policies and statistics; views, sequences,
+    functions, types, and the comments on all of these. It is not rows, values of sequences, privileges, owners and the
+    order of columns, nor what belongs to an extension or is a table of pg_tenants itself.
+
+    Args:
+        schema: its name in the database.
+        using: the database alias.
+        ignore: names of tables to leave out.
+        beside: other schemas whose names are left out of definitions, as the schema's own is.
+
+    Raises:
+        SchemaDoesNotExist: it is not there.
+    """
     with no_schema(), transaction.atomic(using=using), tenant_connection(using).without_prefix() as execute:
-        wanted, found = (_read(execute, name, left_out) for name in (model, other))
+        oids = _oids(execute, [schema])
+        if not oids:
+            raise SchemaDoesNotExist(f"There is no schema {schema!r} in the database to compare.")
+        execute(f"SET LOCAL search_path = {', '.join(map(quote, (schema, *beside)))}")
+        rows = execute(_objects(oids.values(), ignore)).fetchall()
         # Nothing was written; so the path is as it was, for triggers that wait for the end of the transaction.
         transaction.set_rollback(True, using=using)
+    return Description(schema, {(kind, name): definition for _, kind, name, definition in rows})
+
+
+def compare(wanted: Description, found: Description) -> list[Difference]:
+    """Return what one schema has differently than the one that is the model, sorted by kind and name."""
     return [
-        Difference(kind, name, wanted.get((kind, name)), found.get((kind, name)))
-        for kind, name in sorted({*wanted, *found})
-        if not _same(wanted.get((kind, name)), found.get((kind, name)), model, other)
+        Difference(*key, wanted.objects.get(key), found.objects.get(key))
+        for key in sorted({*wanted.objects, *found.objects})
+        if not _same(wanted.objects.get(key), found.objects.get(key), wanted.schema, found.schema)
     ]
 
 
-def _read(execute: Callable[[str], Any], schema: str, ignore: frozenset[str]) -> dict[tuple[str, str], str]:
-    """Return the definitions of a schema's objects; names that are in the schema itself are unqualified in them."""
-    literal = quote(schema).replace("'", "''")
-    oid = execute(f"SELECT pg_catalog.to_regnamespace('{literal}')::pg_catalog.oid").fetchone()[0]
-    if oid is None:
-        raise SchemaDoesNotExist(f"There is no schema {schema!r} in the database to compare.")
-    execute(f"SET LOCAL search_path = {quote(schema)}")
-    return {
-        (kind, name): definition
+def fingerprints(
+    schemas: Collection[str], *, using: str = DEFAULT_DB_ALIAS, ignore: Iterable[str] = ()
+) -> dict[str, Fingerprint | None]:
+    """Return for each of many schemas a fingerprint of all that ``describe`` reads, read a hundred at a time.
+
+    Schemas of equal fingerprints have equal objects. Those of unequal ones may be equal as well, where a definition has
+    the schema's name in it in an unusual way; ``compare`` decides.
+
+    Args:
+        schemas: their names in the database.
+        using: the database alias.
+        ignore: names of tables to leave out.
+
+    Returns:
+        the fingerprint of each; None for a schema that is not there, or that another session changes meanwhile.
+    """
+    names, left_out = list(dict.fromkeys(schemas)), list(ignore)
+    found: dict[str, Fingerprint | None] = dict.fromkeys(names)
+    with no_schema():
+        for start in range(0, len(names), CHUNK):
+            found |= _fingerprints(names[start : start + CHUNK], left_out, using)
+    return found
+
+
+def _fingerprints(names: list[str], ignore: list[str], using: str) -> dict[str, Fingerprint]:
+    try:
+        with transaction.atomic(using=using), tenant_connection(using).without_prefix() as execute:
+            oids = _oids(execute, names)
+            execute("SET LOCAL search_path = pg_catalog")
+            rows = execute(_FINGERPRINTS.format(objects=_objects(oids.values(), ignore))).fetchall() if oids else []
+            transaction.set_rollback(True, using=using)
+    except DatabaseError:
+        # An object was dropped while the server described it: that schema is told, the others are read without it.
+        if len(names) == 1:
+            return {}
+        return {name: found for each in names for name, found in _fingerprints([each], ignore, using).items()}
+    by_oid: dict[int, Fingerprint] = {oid: (count, int(total)) for oid, count, total in rows}
+    return {name: by_oid.get(oid, (0, 0)) for name, oid in oids.items()}
+
+
+def _oids(execute: Callable[..., Any], names: Sequence[str]) -> dict[str, int]:
+    rows = execute("SELECT nspname, oid FROM pg_catalog.pg_namespace WHERE nspname = ANY (%s)", [list(names)])
+    return dict(rows.fetchall())
+
+
+def _objects(oids: Iterable[int], ignore: Iterable[str]) -> str:
+    """Return a query for the objects of schemas: schema, kind, name and definition of each."""
+    schemas = f"'{{{', '.join(map(str, oids))}}}'::pg_catalog.oid[]"
+    left_out = ", ".join("'" + name.replace("'", "''") + "'" for name in ("", *ignore))
+    union = " UNION ALL ".join(
+        f"SELECT '{kind}' AS kind, q.* FROM ({query}) AS q (schema, owner, name, definition)"  # noqa: S608  # constants
         for kind, query in _QUERIES.items()
-        for name, definition in execute(query.replace("{of}", _OF_TABLE).replace("{schema}", str(oid))).fetchall()
-        if name.partition(".")[0] not in ignore
-    }
+    )
+    union = union.replace("{of}", _OF_TABLE).replace("{own}", _OWN).replace("{schemas}", schemas)
+    return (
+        f"SELECT schema, kind, name, definition FROM ({union}) o WHERE (owner IS NULL OR owner = ''"  # noqa: S608
+        f" OR owner NOT IN ({left_out}) AND NOT pg_catalog.starts_with(owner, '{OURS}'))"
+    )
 
 
 def _same(wanted: str | None, found: str | None, model: str, other: str) -> bool:
@@ -98,12 +200,14 @@ def _without(schema: str, definition: str) -> str:
     return re.sub(rf"{name}(?=\s*\.)", "{schema}", re.sub(rf"(?<=search_path=){name}", "{schema}", definition))
 
 
-# Each gives names and definitions; {schema} is the schema's oid, {of} joins its tables. The server writes names that
-# are on the search path, which is the schema alone, without their schema.
-_OF_TABLE = "JOIN pg_catalog.pg_class t ON t.relnamespace = {schema} AND t.oid"
+# Each gives schema, table (where it belongs to one), name and definition of one kind of objects; {schemas} are the oids
+# of schemas, {of} joins their tables. The server writes names that are on the search path without their schema.
+_OWN = """t.relnamespace = ANY ({schemas}) AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e
+            WHERE e.classid = t.tableoid AND e.objid = t.oid AND e.deptype = 'e')"""
+_OF_TABLE = f"JOIN pg_catalog.pg_class t ON {_OWN} AND t.oid"
 _QUERIES = {
     "table": """
-        SELECT t.relname, pg_catalog.concat_ws(' ',
+        SELECT t.relnamespace, t.relname, t.relname, pg_catalog.concat_ws(' ',
             CASE t.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'partitioned table' ELSE 'foreign table' END,
             CASE t.relpersistence WHEN 'u' THEN 'unlogged' END,
             CASE WHEN t.relrowsecurity THEN 'with row security' END,
@@ -113,15 +217,15 @@ _QUERIES = {
             (SELECT 'inherits ' || pg_catalog.string_agg(inhparent::pg_catalog.regclass::text, ', ' ORDER BY inhseqno)
              FROM pg_catalog.pg_inherits WHERE inhrelid = t.oid),
             'with ' || pg_catalog.array_to_string(t.reloptions, ', '))
-        FROM pg_catalog.pg_class t WHERE t.relnamespace = {schema} AND t.relkind IN ('r', 'p', 'f')""",
+        FROM pg_catalog.pg_class t WHERE {own} AND t.relkind IN ('r', 'p', 'f')""",
     "view": """
-        SELECT t.relname, pg_catalog.concat_ws(' ',
+        SELECT t.relnamespace, '', t.relname, pg_catalog.concat_ws(' ',
             CASE t.relkind WHEN 'v' THEN 'view' ELSE 'materialized view' END,
             'with ' || pg_catalog.array_to_string(t.reloptions, ', '),
             pg_catalog.pg_get_viewdef(t.oid, true))
-        FROM pg_catalog.pg_class t WHERE t.relnamespace = {schema} AND t.relkind IN ('v', 'm')""",
+        FROM pg_catalog.pg_class t WHERE {own} AND t.relkind IN ('v', 'm')""",
     "column": """
-        SELECT t.relname || '.' || a.attname, pg_catalog.concat_ws(' ',
+        SELECT t.relnamespace, t.relname, t.relname || '.' || a.attname, pg_catalog.concat_ws(' ',
             pg_catalog.format_type(a.atttypid, a.atttypmod),
             CASE WHEN a.attcollation <> y.typcollation THEN 'collate ' || a.attcollation::pg_catalog.regcollation END,
             CASE WHEN a.attnotnull THEN 'not null' ELSE 'null' END,
@@ -136,35 +240,37 @@ _QUERIES = {
         WHERE a.attnum > 0 AND NOT a.attisdropped""",
     # What PostgreSQL 18 keeps as constraints NOT NULL, older ones keep with the column, where it is compared.
     "constraint": """
-        SELECT t.relname || '.' || c.conname, pg_catalog.pg_get_constraintdef(c.oid)
+        SELECT t.relnamespace, t.relname, t.relname || '.' || c.conname, pg_catalog.pg_get_constraintdef(c.oid)
         FROM pg_catalog.pg_constraint c {of} = c.conrelid WHERE c.contype <> 'n' AND c.contype <> 't'""",
     "index": """
-        SELECT t.relname || '.' || x.relname, pg_catalog.concat_ws(' ',
+        SELECT t.relnamespace, t.relname, t.relname || '.' || x.relname, pg_catalog.concat_ws(' ',
             pg_catalog.pg_get_indexdef(i.indexrelid, 0, true),
             CASE WHEN NOT i.indisvalid THEN 'invalid' END,
             CASE WHEN i.indisreplident THEN 'replica identity' END)
         FROM pg_catalog.pg_index i {of} = i.indrelid JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
         WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE conindid = i.indexrelid AND conrelid = t.oid)""",
     "sequence": """
-        SELECT t.relname, pg_catalog.concat_ws(' ', s.seqtypid::pg_catalog.regtype, 'start', s.seqstart,
-            'from', s.seqmin, 'to', s.seqmax, 'by', s.seqincrement, 'cache', s.seqcache,
-            CASE WHEN s.seqcycle THEN 'cycle' END,
-            (SELECT 'owned by ' || d.refobjid::pg_catalog.regclass || '.' || a.attname
-             FROM pg_catalog.pg_depend d
-             JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-             WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = t.oid
-                AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype IN ('a', 'i')))
-        FROM pg_catalog.pg_sequence s {of} = s.seqrelid""",
+        SELECT t.relnamespace, o.name, t.relname, pg_catalog.concat_ws(' ', s.seqtypid::pg_catalog.regtype,
+            'start', s.seqstart, 'from', s.seqmin, 'to', s.seqmax, 'by', s.seqincrement, 'cache', s.seqcache,
+            CASE WHEN s.seqcycle THEN 'cycle' END, 'owned by ' || o.col)
+        FROM pg_catalog.pg_sequence s {of} = s.seqrelid
+        LEFT JOIN LATERAL (
+            SELECT r.relname AS name, r.oid::pg_catalog.regclass || '.' || a.attname AS col
+            FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_class r ON r.oid = d.refobjid
+            JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+            WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = t.oid
+                AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype IN ('a', 'i')
+        ) o ON true""",
     "trigger": """
-        SELECT t.relname || '.' || g.tgname,
+        SELECT t.relnamespace, t.relname, t.relname || '.' || g.tgname,
             pg_catalog.concat_ws(' ', pg_catalog.pg_get_triggerdef(g.oid, true), 'enabled', g.tgenabled)
         FROM pg_catalog.pg_trigger g {of} = g.tgrelid WHERE NOT g.tgisinternal""",
     "rule": """
-        SELECT t.relname || '.' || r.rulename,
+        SELECT t.relnamespace, t.relname, t.relname || '.' || r.rulename,
             pg_catalog.concat_ws(' ', pg_catalog.pg_get_ruledef(r.oid, true), 'enabled', r.ev_enabled)
         FROM pg_catalog.pg_rewrite r {of} = r.ev_class WHERE r.rulename <> '_RETURN'""",
     "policy": """
-        SELECT t.relname || '.' || p.polname, pg_catalog.concat_ws(' ',
+        SELECT t.relnamespace, t.relname, t.relname || '.' || p.polname, pg_catalog.concat_ws(' ',
             CASE WHEN p.polpermissive THEN 'permissive' ELSE 'restrictive' END, 'for', p.polcmd,
             (SELECT 'to ' || pg_catalog.string_agg(role::pg_catalog.regrole::text, ', ' ORDER BY role)
              FROM pg_catalog.unnest(p.polroles) role WHERE role <> 0),
@@ -172,10 +278,10 @@ _QUERIES = {
             'with check ' || pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid))
         FROM pg_catalog.pg_policy p {of} = p.polrelid""",
     "statistics": """
-        SELECT t.relname || '.' || s.stxname, pg_catalog.pg_get_statisticsobjdef(s.oid)
+        SELECT t.relnamespace, t.relname, t.relname || '.' || s.stxname, pg_catalog.pg_get_statisticsobjdef(s.oid)
         FROM pg_catalog.pg_statistic_ext s {of} = s.stxrelid""",
     "function": """
-        SELECT p.proname || '(' || pg_catalog.pg_get_function_identity_arguments(p.oid) || ')',
+        SELECT p.pronamespace, '', p.proname || '(' || pg_catalog.pg_get_function_identity_arguments(p.oid) || ')',
             pg_catalog.concat_ws(' ', p.prokind, l.lanname, pg_catalog.pg_get_function_arguments(p.oid),
             'returns ' || pg_catalog.pg_get_function_result(p.oid), p.provolatile, p.proparallel,
             CASE WHEN p.proisstrict THEN 'strict' END, CASE WHEN p.prosecdef THEN 'security definer' END,
@@ -186,10 +292,10 @@ _QUERIES = {
             (SELECT pg_catalog.concat_ws(' ', a.aggtransfn, a.aggfinalfn, a.aggtranstype::pg_catalog.regtype,
                 a.agginitval) FROM pg_catalog.pg_aggregate a WHERE a.aggfnoid = p.oid))
         FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
-        WHERE p.pronamespace = {schema} AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend
-            WHERE classid = p.tableoid AND objid = p.oid AND deptype = 'i')""",
+        WHERE p.pronamespace = ANY ({schemas}) AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend
+            WHERE classid = p.tableoid AND objid = p.oid AND deptype IN ('e', 'i'))""",
     "type": """
-        SELECT y.typname, pg_catalog.concat_ws(' ',
+        SELECT y.typnamespace, '', y.typname, pg_catalog.concat_ws(' ',
             CASE y.typtype WHEN 'e' THEN 'enum' WHEN 'd' THEN 'domain' WHEN 'c' THEN 'composite' WHEN 'r' THEN 'range'
                 ELSE 'type ' || y.typtype::text END,
             (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(enumlabel), ', ' ORDER BY enumsortorder)
@@ -201,18 +307,31 @@ _QUERIES = {
              FROM pg_catalog.pg_constraint WHERE contypid = y.oid AND contype <> 'n'),
             (SELECT 'of ' || rngsubtype::pg_catalog.regtype FROM pg_catalog.pg_range WHERE rngtypid = y.oid))
         FROM pg_catalog.pg_type y LEFT JOIN pg_catalog.pg_class t ON t.oid = y.typrelid
-        WHERE y.typnamespace = {schema} AND y.typtype IN ('e', 'd', 'c', 'r') AND (t.oid IS NULL OR t.relkind = 'c')""",
+        WHERE y.typnamespace = ANY ({schemas}) AND y.typtype IN ('e', 'd', 'c', 'r')
+            AND (t.oid IS NULL OR t.relkind = 'c') AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend
+            WHERE classid = y.tableoid AND objid = y.oid AND deptype = 'e')""",
     "comment": """
-        SELECT pg_catalog.pg_describe_object(c.classoid, c.objoid, c.objsubid), c.description
+        SELECT o.schema, '', pg_catalog.pg_describe_object(c.classoid, c.objoid, c.objsubid), c.description
         FROM pg_catalog.pg_description c JOIN (
-            SELECT tableoid, oid FROM pg_catalog.pg_class WHERE relnamespace = {schema}
-            UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_proc WHERE pronamespace = {schema}
-            UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_type WHERE typnamespace = {schema}
-            UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_constraint WHERE connamespace = {schema}
-            UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_statistic_ext WHERE stxnamespace = {schema}
-            UNION ALL SELECT g.tableoid, g.oid FROM pg_catalog.pg_trigger g
-                JOIN pg_catalog.pg_class t ON t.oid = g.tgrelid AND t.relnamespace = {schema}
-            UNION ALL SELECT p.tableoid, p.oid FROM pg_catalog.pg_policy p
-                JOIN pg_catalog.pg_class t ON t.oid = p.polrelid AND t.relnamespace = {schema}
-        ) o ON o.tableoid = c.classoid AND o.oid = c.objoid""",
+            SELECT tableoid, oid, relnamespace AS schema FROM pg_catalog.pg_class
+            UNION ALL SELECT tableoid, oid, pronamespace FROM pg_catalog.pg_proc
+            UNION ALL SELECT tableoid, oid, typnamespace FROM pg_catalog.pg_type
+            UNION ALL SELECT tableoid, oid, connamespace FROM pg_catalog.pg_constraint
+            UNION ALL SELECT tableoid, oid, stxnamespace FROM pg_catalog.pg_statistic_ext
+            UNION ALL SELECT g.tableoid, g.oid, t.relnamespace FROM pg_catalog.pg_trigger g
+                JOIN pg_catalog.pg_class t ON t.oid = g.tgrelid
+            UNION ALL SELECT p.tableoid, p.oid, t.relnamespace FROM pg_catalog.pg_policy p
+                JOIN pg_catalog.pg_class t ON t.oid = p.polrelid
+        ) o ON o.schema = ANY ({schemas}) AND o.tableoid = c.classoid AND o.oid = c.objoid
+        WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_depend
+            WHERE classid = c.classoid AND objid = c.objoid AND deptype = 'e')""",
 }
+
+# The schema's own name stands in definitions as a word; where it is part of something else, the sum is unlike others'.
+_FINGERPRINTS = """
+SELECT schema, pg_catalog.count(*), pg_catalog.sum(pg_catalog.hashtextextended(
+    CASE WHEN pg_catalog.strpos(text, nspname) = 0 THEN text ELSE pg_catalog.regexp_replace(
+        text, '\\m' || pg_catalog.regexp_replace(nspname, '(\\W)', '\\\\\\1', 'g') || '\\M', E'\\x01', 'g') END, 0))
+FROM (SELECT schema, pg_catalog.concat_ws(E'\\x02', kind, name, definition) AS text FROM ({objects}) a) b
+JOIN pg_catalog.pg_namespace n ON n.oid = schema GROUP BY schema
+"""

@@ -274,12 +274,43 @@ def check_installation(app_configs: Sequence[Any] | None = None, **kwargs: Any) 
                 connection.tenant_options  # noqa: B018
             except ConfigurationError as exc:
                 found.append(Error(str(exc), hint="See the settings reference.", id="pg_tenants.E016"))
+            else:
+                found.extend(_way_of_migrations(alias, connection))
     if conf.get() is not None:
         try:
             resolvers()
         except ConfigurationError as exc:
             found.append(Error(str(exc), hint="See the settings reference.", id="pg_tenants.E017"))
     return [*found, *_middleware_order(), *_shared_cache()]
+
+
+def _way_of_migrations(alias: str, connection: TenantDatabaseWrapperMixin) -> Iterator[CheckMessage]:
+    options = connection.tenant_options
+    direct = options.migrations_alias
+    where = f"DATABASES[{alias!r}]['OPTIONS']['tenants']"
+    if direct is None:
+        if options.pooler and connection.is_tenant_aware:
+            yield Warning(
+                f"DATABASES[{alias!r}] leads through a pooler, and migrations have no way past it: those that need a "
+                "session of their own, such as concurrent indexes, are refused.",
+                hint=f"Name an alias that is connected directly in {where}['migrations']['alias'].",
+                id="pg_tenants.W048",
+            )
+    elif direct == alias or direct not in connections.settings or not _is_ours(direct):
+        yield Error(
+            f"{where}['migrations']['alias'] is {direct!r}, which is no other alias with an ENGINE of pg_tenants.",
+            hint=f"Add it to DATABASES, with the same NAME and ENGINE as {alias!r}. "
+            + conf.nearest(direct, [name for name in connections.settings if name != alias] or ["none"]),
+            id="pg_tenants.E048",
+        )
+    elif connections.settings[direct]["NAME"] != connection.settings_dict["NAME"] and not options.worker:
+        yield Error(
+            f"{alias!r} is migrated on the alias {direct!r}, which has another database: "
+            f"{connections.settings[direct]['NAME']!r}, not {connection.settings_dict['NAME']!r}.",
+            hint=f"Give DATABASES[{direct!r}] the same NAME; the two may differ in HOST, PORT, USER, PASSWORD and "
+            "OPTIONS.",
+            id="pg_tenants.E049",
+        )
 
 
 def check_admin(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:

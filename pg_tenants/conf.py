@@ -26,6 +26,7 @@ __all__ = [
     "ALIAS_KEYS",
     "ENGINE",
     "KEYS",
+    "MIGRATIONS_KEYS",
     "TIMEOUTS",
     "AliasOptions",
     "Config",
@@ -41,6 +42,7 @@ __all__ = [
     "pgserver",
     "require",
     "settle_media_urls",
+    "tenant_options",
 ]
 
 ENGINE = "pg_tenants.backends.postgresql"
@@ -66,6 +68,8 @@ ALIAS_KEYS = (*TENANT_FIELDS, "pgserver", "worker")
 
 TIMEOUTS = ("statement", "lock", "idle_in_transaction_session")
 """PostgreSQL's timeouts, of which each alias may have its own as ``…_timeout_ms``."""
+MIGRATIONS_KEYS = ("alias",)
+"""The keys of ``OPTIONS["tenants"]["migrations"]`` besides timeouts."""
 
 MIGRATION_TIMEOUTS: Mapping[str, int] = {
     "lock_timeout": 5_000,
@@ -167,6 +171,7 @@ class AliasOptions:
     retry: Retry | None = None
     timeouts: Timeouts = Timeouts()
     migrations: Mapping[str, int] = field(default_factory=lambda: MIGRATION_TIMEOUTS)
+    migrations_alias: str | None = None
 
 
 _parsed: tuple[object, Config] | None = None
@@ -412,8 +417,8 @@ def alias_options(raw: object, alias: str) -> AliasOptions:
     schema, pooler = read.optional_text("schema"), raw.get("pooler")
     if pooler is not None and not isinstance(pooler, bool):
         read.wrong("pooler", pooler, "True, False, or None to find out")
-    timeouts = _Reader(read.mapping("migrations"), f"{where}['migrations']", problems)
-    timeouts.refuse_unknown(tuple(f"{name}_ms" for name in MIGRATION_TIMEOUTS))
+    migrating = _Reader(read.mapping("migrations"), f"{where}['migrations']", problems)
+    migrating.refuse_unknown((*MIGRATIONS_KEYS, *(f"{name}_ms" for name in MIGRATION_TIMEOUTS)))
     options = AliasOptions(
         schema=schema,
         pooler=pooler,
@@ -424,7 +429,8 @@ def alias_options(raw: object, alias: str) -> AliasOptions:
         extensions=read.texts("extensions"),
         retry=_parse_retry(raw.get("retry"), f"{where}['retry']", problems),
         timeouts=Timeouts(*(read.milliseconds(f"{name}_timeout_ms") for name in TIMEOUTS)),
-        migrations={name: timeouts.milliseconds(f"{name}_ms", most) or 0 for name, most in MIGRATION_TIMEOUTS.items()},
+        migrations={name: migrating.milliseconds(f"{name}_ms", most) or 0 for name, most in MIGRATION_TIMEOUTS.items()},
+        migrations_alias=migrating.optional_text("alias"),
     )
     if options.readonly and options.create_db:
         problems.append(("conflict", f"{where} has both readonly and create_db.", "Leave one of them out."))
@@ -451,6 +457,11 @@ def _parse_retry(raw: object, where: str, problems: list[tuple[str, str, str]]) 
     if backoff < 1:
         problems.append(("type", f"{where}['backoff'] is {backoff!r}.", "Set it to a factor of 1 or more."))
     return Retry(attempts, read.seconds("delay", 0.5), max(1.0, backoff), read.seconds("max_delay", 10.0))
+
+
+def tenant_options(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return ``OPTIONS["tenants"]`` of an entry of ``DATABASES`` as written; empty where it has none."""
+    return entry["OPTIONS"].get("tenants") or {}
 
 
 def database(url: str, **options: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from django.dispatch import receiver
 from pg_tenants import conf
 from pg_tenants.context import ActiveSchema
 from pg_tenants.exceptions import ConfigurationError, NoActiveTenant
+from pg_tenants.names import is_scratch
 
 if TYPE_CHECKING:
     from django.db.models import Model
@@ -135,9 +136,13 @@ class Registry:
     def of_active(self, target: ActiveSchema) -> tuple[Module, ...]:
         """Return the modules whose tables are in an active schema.
 
+        A scratch schema is of the module that is named, be it a fixed one.
+
         Raises:
             ConfigurationError: a tenant's module is unknown, or not given where the project has several.
         """
+        if is_scratch(target.schema_name) and (named := self.modules.get(target.module or "")) and named.schema:
+            return self.of_schema(named.schema)
         return self.of_schema(target.schema_name) or (self.tenant_module(target.module, target.schema_name),)
 
     def tenant_module(self, name: str | None, schema: str = "") -> Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Iterable
 
 import idna
@@ -15,8 +16,10 @@ __all__ = [
     "MAX_SCHEMA_NAME_BYTES",
     "OWN_TABLES",
     "SQL_HISTORY_TABLE",
+    "is_scratch",
     "normalize_host",
     "physical_name",
+    "scratch_name",
     "validate_schema_name",
 ]
 
@@ -34,6 +37,7 @@ _WORKER_PREFIX_BYTES = len("test_master_")
 MAX_SCHEMA_NAME_BYTES = _IDENTIFIER_BYTES - _WORKER_PREFIX_BYTES
 """Longest schema name in bytes; what is left of PostgreSQL's 63 is room for a test worker's prefix."""
 
+_SCRATCH = "_scratch_"
 _HOST_LENGTH = 253
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]")
 _SHAPE = re.compile(r"[a-z][a-z0-9_]*")
@@ -115,6 +119,16 @@ def physical_name(schema: str, worker: str = "") -> str:
             f"{_IDENTIFIER_BYTES}, or a NUL. PostgreSQL would cut it, and take another schema for it."
         )
     return name
+
+
+def scratch_name() -> str:
+    """Return the name of a schema that lives no longer than a transaction; no tenant's name begins so."""
+    return f"{_SCRATCH}{secrets.token_hex(8)}"
+
+
+def is_scratch(schema: str) -> bool:
+    """Return whether a schema is one that lives no longer than a transaction."""
+    return schema.startswith(_SCRATCH)
 
 
 def normalize_host(host: str) -> str:

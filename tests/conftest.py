@@ -15,7 +15,13 @@ import pytest
 
 from tests.settings import DATA, DATA_PREFIX
 
-pytest_plugins = ["tests.fix_pgbouncer", "tests.fix_redis", "tests.fix_server", "tests.fix_wire"]
+pytest_plugins = [
+    "tests.fix_migrations",
+    "tests.fix_pgbouncer",
+    "tests.fix_redis",
+    "tests.fix_server",
+    "tests.fix_wire",
+]
 
 
 def run_server() -> Any:

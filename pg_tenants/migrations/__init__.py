@@ -10,33 +10,45 @@ from pg_tenants.migrations._events import Event, Progress
 from pg_tenants.migrations._executor import ModuleLoader
 from pg_tenants.migrations._moved import MovedTables, moved_tables
 from pg_tenants.migrations._plan import Options
-from pg_tenants.migrations._report import Report, SchemaResult
+from pg_tenants.migrations._preview import Preview, Script, preview
+from pg_tenants.migrations._prune import prune
+from pg_tenants.migrations._report import Report, SchemaResult, SchemaStructure, Structures
 from pg_tenants.migrations._run import apply
 from pg_tenants.migrations._single import migrate_target
 from pg_tenants.migrations._sqlfiles import SqlProblem, SqlStep, sql_problems, sql_steps
 from pg_tenants.migrations._sqlhistory import SqlRun, sql_history
 from pg_tenants.migrations._sqlnew import make_sql_files
-from pg_tenants.migrations._targets import Target, fixed_targets, required_registry
+from pg_tenants.migrations._targets import Target, fixed_targets, required_registry, unmatched, waiting_tenants
+from pg_tenants.migrations._verify import verify
 
 __all__ = [
     "Event",
     "ModuleLoader",
     "MovedTables",
     "Options",
+    "Preview",
     "Progress",
     "Report",
     "SchemaResult",
+    "SchemaStructure",
+    "Script",
     "SqlProblem",
     "SqlRun",
     "SqlStep",
+    "Structures",
     "Target",
     "apply",
     "fixed_targets",
     "make_sql_files",
     "migrate_target",
     "moved_tables",
+    "preview",
+    "prune",
     "required_registry",
     "sql_history",
     "sql_problems",
     "sql_steps",
+    "unmatched",
+    "verify",
+    "waiting_tenants",
 ]

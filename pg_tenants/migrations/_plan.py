@@ -10,6 +10,7 @@ from django.db.migrations.loader import AmbiguityError
 
 from pg_tenants.conf import nearest
 from pg_tenants.exceptions import ConfigurationError, MigrationFailed
+from pg_tenants.migrations._back import plan_back
 from pg_tenants.migrations._executor import Key, ModuleExecutor, ModuleLoader
 from pg_tenants.migrations._states import Plan
 from pg_tenants.migrations._targets import required_registry
@@ -24,6 +25,7 @@ class Options:
     Attributes:
         jobs: how many tenants' schemas are migrated at the same time, each on a connection of its own.
         canary: how many of the tenants are migrated before the others; if one of them fails, the others are left alone.
+        back: how many of the last migrations to unapply, instead of applying any.
     """
 
     app_label: str | None = None
@@ -37,6 +39,7 @@ class Options:
     stdout: TextIO | None = None
     jobs: int = 1
     canary: int = 0
+    back: int = 0
 
 
 DEFAULTS = Options()
@@ -49,6 +52,8 @@ class WrongOptions(ConfigurationError):
 def planned(executor: ModuleExecutor, options: Options) -> tuple[list[Any], Plan]:
     """Return the targets for Django's executor, and the plan that leads there."""
     executor.loader.check_consistent_history(executor.connection)
+    if options.back:
+        return [], plan_back(executor, options.back, options.app_label)
     goals = _goals(executor, options)
     return goals, executor.migration_plan(goals)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Report", "SchemaResult"]
+from pg_tenants.catalog import Difference
+
+__all__ = ["Report", "SchemaResult", "SchemaStructure", "Structures"]
 
 
 @dataclass(slots=True)
@@ -32,7 +34,7 @@ class SchemaResult:
             "schema": self.schema,
             "module": self.module,
             "migrations": self.applied,
-            "error": None if self.error is None else f"{type(self.error).__name__}: {self.error}".strip(),
+            "error": _text(self.error),
             "seconds": round(self.seconds, 3),
         }
 
@@ -63,6 +65,65 @@ class Report:
         """Return the report for JSON."""
         return {
             "schemas": [result.as_dict() for result in self.results],
+            "changed": len([result for result in self.changed if result.error is None]),
             "failed": len(self.failed),
             "held_back": self.held_back,
         }
+
+
+@dataclass(slots=True)
+class SchemaStructure:
+    """How a schema's structure compares with what its migrations make.
+
+    Attributes:
+        schema: its name.
+        module: the module, or several joined by commas where they share the schema.
+        differences: the objects in which it differs, sorted by kind and name.
+        pending: migrations that it has not recorded, as ``app.name``; it is compared without them.
+        error: why it could not be compared; None if it was.
+    """
+
+    schema: str
+    module: str
+    differences: list[Difference] = field(default_factory=list)
+    pending: list[str] = field(default_factory=list)
+    error: Exception | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result for JSON."""
+        return {
+            "schema": self.schema,
+            "module": self.module,
+            "differences": [difference.as_dict() for difference in self.differences],
+            "pending": self.pending,
+            "error": _text(self.error),
+        }
+
+
+@dataclass(slots=True)
+class Structures:
+    """How the structures of many schemas compare with what their migrations make."""
+
+    results: list[SchemaStructure] = field(default_factory=list)
+
+    @property
+    def different(self) -> list[SchemaStructure]:
+        """Return the schemas that differ."""
+        return [result for result in self.results if result.differences]
+
+    @property
+    def failed(self) -> list[SchemaStructure]:
+        """Return the schemas that could not be compared."""
+        return [result for result in self.results if result.error is not None]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {
+            "schemas": [result.as_dict() for result in self.results],
+            "different": len(self.different),
+            "failed": len(self.failed),
+        }
+
+
+def _text(error: Exception | None) -> str | None:
+    return None if error is None else f"{type(error).__name__}: {error}".strip()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from django.db import DEFAULT_DB_ALIAS
 
 from pg_tenants import extensions, schemas
+from pg_tenants.migrations._before import made_sure
 from pg_tenants.migrations._events import Progress
 from pg_tenants.migrations._executor import ModuleLoader
 from pg_tenants.migrations._fleet import Fleet
@@ -19,6 +20,7 @@ from pg_tenants.schemas import tenant_connection
 __all__ = ["apply", "prepare_database"]
 
 
+@made_sure
 def apply(
     options: Options = DEFAULTS,
     *,
@@ -47,7 +49,8 @@ def apply(
         ConfigurationError: a schema, module, app or migration is unknown.
         ExtensionUnavailable: a module's extension cannot be installed.
         SchemaNotPermitted: a fixed module's schema cannot be created.
-        MigrationFailed: an app has migrations that conflict.
+        MigrationFailed: an app has migrations that conflict, or what is asked for cannot be done, such as to unapply
+            what is irreversible.
     """
     names, modules, exclude = list(names), list(modules), list(exclude)
     loader = ModuleLoader(None, ())
@@ -84,6 +87,7 @@ def prepare_database(using: str, fixed: Sequence[Target]) -> None:
     connection = tenant_connection(using)
     connection.prepare_database()
     wanted = [name for module in modules if module.database == using for name in module.extensions]
+    wanted += connection.tenant_options.extensions
     extensions.install(wanted, schema=modules.extensions_schema, using=using)
     for target in fixed:
         schemas.create(target.schema, using=using, if_not_exists=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, TextIO
 
 from django.apps import apps as installed
 from django.core.management.commands.migrate import Command as MigrateCommand
@@ -22,7 +22,7 @@ from pg_tenants.migrations._states import Plan
 from pg_tenants.migrations._targets import Target
 from pg_tenants.schemas import tenant_connection
 
-__all__ = ["migrate_target"]
+__all__ = ["migrate_target", "sync_unmigrated"]
 
 
 def migrate_target(
@@ -48,7 +48,8 @@ def migrate_target(
             return names
         if progress:
             progress(Event(kind="start", target=target))
-        synced = _sync_unmigrated(executor, target, options, connection) if options.run_syncdb else []
+        labels = target.apps if options.app_label is None else target.apps & {options.app_label}
+        synced = sync_unmigrated(executor, labels, connection, options.stdout) if options.run_syncdb else []
         if plan or synced:
             _migrate(executor, goals, plan, options, connection)
         return names + synced
@@ -87,16 +88,16 @@ def _callback(target: Target, progress: Progress | None) -> Callable[..., None] 
     return callback
 
 
-def _sync_unmigrated(executor: ModuleExecutor, target: Target, options: Options, connection: Any) -> list[str]:
+def sync_unmigrated(
+    executor: ModuleExecutor, apps: Collection[str], connection: Any, stdout: TextIO | None = None
+) -> list[str]:
     """Make the tables of apps without migrations, as Django's ``--run-syncdb`` does; return them as ``app.table``."""
-    labels = executor.loader.unmigrated_apps & target.apps
-    if options.app_label:
-        labels &= {options.app_label}
+    labels = executor.loader.unmigrated_apps & set(apps)
     if not labels:
         return []
     with connection.cursor() as cursor:
         before = set(connection.introspection.table_names(cursor))
-        command = MigrateCommand(stdout=options.stdout)
+        command = MigrateCommand(stdout=stdout)
         command.verbosity = 0
         connection.qualifies_own_tables = True
         try:

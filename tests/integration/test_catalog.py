@@ -9,10 +9,11 @@ import pytest
 from django.db import connection, transaction
 from psycopg import sql
 
-from pg_tenants.catalog import Difference, differences
+from pg_tenants.catalog import Difference, compare, describe, differences, fingerprints
 from pg_tenants.exceptions import SchemaDoesNotExist
 
 ONE, TWO = "catalog_one", 'Catalog "two"'
+THREE, FOUR = "catalog_three", "catalog_four"
 
 DDL = """
     CREATE TYPE mood AS ENUM ('sad', 'glad');
@@ -137,6 +138,38 @@ def test_each_kind_of_object(schemas: Any, change: str, kind: str, name: str) ->
     for difference in found:
         assert difference.wanted != difference.found
         assert f"{difference.kind} {difference.name}" in str(difference)
+
+
+def test_fingerprints(schemas: Any) -> None:
+    """They are equal for equal schemas of ordinary names, and unlike after each of the changes."""
+    with transaction.atomic(), connection.without_prefix() as execute:
+        for name in (THREE, FOUR):
+            execute(f"CREATE SCHEMA {name}; SET LOCAL search_path = {name}")
+            execute(DDL.replace("{schema}", f'"{name}"'))
+        found = fingerprints([ONE, THREE, FOUR, "nowhere"])
+        assert found[ONE] == found[THREE] == found[FOUR] is not None
+        assert found["nowhere"] is None
+        assert compare(describe(ONE), describe(THREE)) == []
+        for change, _, _ in CHANGES:
+            if "ADD VALUE" in change:
+                continue  # it cannot be taken back in a transaction
+            execute("SAVEPOINT change")
+            execute(f"SET LOCAL search_path = {THREE}")
+            execute(change)
+            assert fingerprints([THREE])[THREE] != found[ONE], change
+            execute("ROLLBACK TO change")
+        execute(f"ALTER TABLE {FOUR}.note ALTER number SET DEFAULT nextval('{ONE}.numbers')")
+        assert fingerprints([FOUR])[FOUR] != found[ONE]
+        transaction.set_rollback(True)
+
+
+def test_what_is_an_extensions_is_not_compared(schemas: Any) -> None:
+    """Nor is a table of this package's own."""
+    run(schemas, ONE, "CREATE EXTENSION citext SCHEMA catalog_one; CREATE TABLE pg_tenants_other (id serial)")
+    try:
+        assert differences(TWO, ONE) == []
+    finally:
+        schemas.execute("DROP EXTENSION citext")
 
 
 def test_a_reference_into_the_other_schema(schemas: Any) -> None:

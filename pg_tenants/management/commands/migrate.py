@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
+import time
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser, no_translations
@@ -12,11 +14,32 @@ from django.db import connections
 
 from pg_tenants import migrations
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
-from pg_tenants.exceptions import PgTenantsError
-from pg_tenants.migrations import Event, Report
+from pg_tenants.createdb import create_database, database_exists
+from pg_tenants.management.progress import Watch, honour_no_color, watch
+from pg_tenants.migrations import Preview, Report, Structures
 
 SHOWN = 10
 """How many failed schemas the summary shows in full."""
+
+NAMED = 3
+"""How many schemas of the same script a dry run names."""
+
+INTERRUPTED = 130
+"""The exit status of a program that was ended by Ctrl-C."""
+
+NOT_WITH_VERIFY = (
+    "app_label",
+    "migration_name",
+    "back",
+    "check_unapplied",
+    "dry_run",
+    "fake",
+    "fake_initial",
+    "list",
+    "plan",
+    "prune",
+    "run_syncdb",
+)
 
 
 class Command(DjangoCommand):
@@ -27,6 +50,11 @@ class Command(DjangoCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Add Django's options and ours."""
         super().add_arguments(parser)
+        for action in parser._actions:
+            if action.dest == "plan":
+                action.help = "Show which migrations would run in which schema, and end. See also --dry-run."
+            elif action.dest == "prune":
+                action.help = "Delete from each schema's record the app's migrations that have no file any more."
         group = parser.add_argument_group("schemas")
         group.add_argument("--schema", action="append", default=[], metavar="NAME", help="Only this one; repeatable.")
         group.add_argument(
@@ -36,6 +64,24 @@ class Command(DjangoCommand):
             "--exclude", action="append", default=[], metavar="PATTERN", help="Not schemas that match; repeatable."
         )
         group.add_argument("--list", action="store_true", help="List the schemas and how many migrations each lacks.")
+        group.add_argument(
+            "--back",
+            type=_count,
+            default=0,
+            metavar="N",
+            help="Unapply the last N migrations of each schema, or of the app there, instead of applying any.",
+        )
+        group.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="Change nothing, and show all that would be made: as --plan, with extensions, schemas and the SQL.",
+        )
+        group.add_argument(
+            "--verify",
+            action="store_true",
+            help="Migrate nothing; compare each schema's structure with what its migrations make, and exit with 1 if "
+            "any differs.",
+        )
         group.add_argument("--jobs", type=_count, default=1, metavar="N", help="Migrate N tenants at the same time.")
         group.add_argument(
             "--canary",
@@ -44,52 +90,65 @@ class Command(DjangoCommand):
             metavar="N",
             help="Migrate N tenants first, the others if these succeed.",
         )
-        group.add_argument("--json", action="store_true", help="Print the result as JSON.")
+        group.add_argument(
+            "--create-db", action="store_true", help="First create the alias's database if the server has none."
+        )
+        group.add_argument(
+            "--json",
+            action="store_true",
+            help="Print the result as one JSON document on stdout, and events as lines of JSON on stderr.",
+        )
 
     @no_translations
     def handle(self, *args: Any, **options: Any) -> None:
         """Migrate, or show what would be."""
+        honour_no_color(self, force_color=options["force_color"])
         alias = options["database"]
         connection = connections[alias]
         if not isinstance(connection, TenantDatabaseWrapperMixin) or not connection.is_tenant_aware:
             self.migrate_elsewhere(alias, *args, **options)
             return
-        if options["prune"]:
-            raise CommandError("--prune is not supported for schemas. Delete the rows of django_migrations in SQL.")
+        self.verbosity, self.quiet, self.alias = options["verbosity"], options["json"], alias
+        self._refuse_contradictions(options)
+        wanted = options["create_db"] or connection.tenant_options.create_db
+        if wanted and not self._create_database(dry=_changes_nothing(options)):
+            return
         if not options["skip_checks"]:
             self.check(databases=[alias])
-        self.verbosity = options["verbosity"]
-        self.quiet = options["json"]
-        shows = options["plan"] or options["check_unapplied"] or options["list"]
+        choice = {"names": options["schema"], "modules": options["module"], "exclude": options["exclude"]}
+        if options["dry_run"] and not options["prune"]:
+            self._show_preview(migrations.preview(self._options(options, plan=True), using=alias, **choice))
+            return
+        seen = watch(self, verbosity=self.verbosity, machine=self.quiet, faked=options["fake"])
+        self._tell_of_choice(options, seen)
         try:
-            report = migrations.apply(
-                self._options(options, plan=shows),
-                using=alias,
-                names=options["schema"],
-                modules=options["module"],
-                exclude=options["exclude"],
-                progress=None if shows or self.quiet or not self.verbosity else self._progress,
-            )
-        except PgTenantsError as exc:
-            raise CommandError(str(exc)) from exc
-        if self.quiet:
-            self.stdout.write(json.dumps(report.as_dict(), indent=2))
-        elif shows:
-            self._show(report, options)
-        else:
-            self._summarise(report)
-        if report.failed:
-            raise CommandError(self._failures(report), returncode=1)
-        if options["check_unapplied"] and report.changed:
-            sys.exit(1)
+            if options["verify"]:
+                self._end_verify(migrations.verify(using=alias, progress=seen, **choice), seen)
+            else:
+                self._migrate(options, choice, seen)
+        except KeyboardInterrupt as exc:
+            self._interrupted(seen, exc)
+        finally:
+            seen.close()
 
     def migrate_elsewhere(self, alias: str, *args: Any, **options: Any) -> None:
         """Run Django's command on an alias that has one schema."""
         super().handle(*args, **options)
 
-    def _options(self, options: dict[str, Any], *, plan: bool) -> migrations.Options:
+    # -- what is asked for --------------------------------------------------------------------------------------------
+
+    def _refuse_contradictions(self, options: dict[str, Any]) -> None:
         if options["migration_name"] and not options["app_label"]:
             raise CommandError("Give an app label with a migration's name.")
+        if options["prune"] and not options["app_label"]:
+            raise CommandError("Give an app label with --prune: only an app's migrations are pruned.")
+        if options["back"] and options["migration_name"]:
+            raise CommandError("Give --back, or the migration to go back to, not both.")
+        if options["verify"] and (wrong := [name for name in NOT_WITH_VERIFY if options[name]]):
+            flag = {"check_unapplied": "check"}.get(wrong[0], wrong[0]).replace("_", "-")
+            raise CommandError(f"--verify compares whole schemas and migrates nothing; it does not go with {flag!r}.")
+
+    def _options(self, options: dict[str, Any], *, plan: bool) -> migrations.Options:
         return migrations.Options(
             app_label=options["app_label"],
             migration_name=options["migration_name"],
@@ -100,20 +159,51 @@ class Command(DjangoCommand):
             verbosity=max(0, self.verbosity - 1),
             interactive=options["interactive"],
             stdout=self.stdout,  # type: ignore[arg-type]
+            back=options["back"],
             jobs=options["jobs"],
             canary=options["canary"],
         )
 
-    def _progress(self, event: Event) -> None:
-        if event.target is None:
-            return
-        name = event.target.schema
-        if event.kind == "migration":
-            self.stdout.write(f"  {name}: {event.detail}")
-        elif event.kind == "failed":
-            self.stderr.write(self.style.ERROR(f"  {name}: failed: {event.detail}"))
-        elif event.kind == "done" and self.verbosity > 1:
-            self.stdout.write(f"  {name}: up to date")
+    def _create_database(self, *, dry: bool) -> bool:
+        """Create the database, and return whether there is one to go on with."""
+        name = connections[self.alias].settings_dict["NAME"]
+        if dry:
+            if there := database_exists(self.alias):
+                return there
+            document = {"database_to_create": name, "schemas": [], "failed": 0}
+            self._write(document, f"It would create the database {name!r}, and run all migrations in it.")
+            return False
+        if create_database(self.alias) and self.verbosity and not self.quiet:
+            self.stdout.write(f"Created the database {name!r}.")
+        return True
+
+    def _tell_of_choice(self, options: dict[str, Any], seen: Watch) -> None:
+        for pattern in migrations.unmatched(self.alias, options["exclude"]):
+            seen.note(f"The pattern {pattern!r} of --exclude matches no schema.")
+        if self.verbosity > 1 and not self.quiet and (waiting := migrations.waiting_tenants()):
+            names = ", ".join(f"{name} ({status})" for name, status in waiting.items())
+            self.stdout.write(f"  left out, because their schemas are still to be made: {names}")
+
+    # -- migrating ----------------------------------------------------------------------------------------------------
+
+    def _migrate(self, options: dict[str, Any], choice: dict[str, Any], seen: Watch) -> None:
+        shows = options["plan"] or options["check_unapplied"] or options["list"] or options["dry_run"]
+        progress = None if shows else seen
+        if options["prune"]:
+            report = migrations.prune(options["app_label"], using=self.alias, plan=shows, progress=progress, **choice)
+        else:
+            report = migrations.apply(self._options(options, plan=shows), using=self.alias, progress=progress, **choice)
+        seen.close()
+        if self.quiet:
+            self._write(report.as_dict())
+        elif shows:
+            self._show(report, options)
+        else:
+            self._summarise(report, "pruned" if options["prune"] else "migrated", time.monotonic() - seen.started)
+        if report.failed:
+            raise CommandError(self._failures(report), returncode=1)
+        if options["check_unapplied"] and report.changed:
+            sys.exit(1)
 
     def _show(self, report: Report, options: dict[str, Any]) -> None:
         if options["list"]:
@@ -130,34 +220,112 @@ class Command(DjangoCommand):
         if not report.changed:
             self.stdout.write(f"No migration is pending in {_schemas(len(report.results))}.")
 
-    def _summarise(self, report: Report) -> None:
+    def _summarise(self, report: Report, verb: str, seconds: float) -> None:
         if self.verbosity:
             done = len([result for result in report.changed if result.error is None])
             same = len(report.results) - done - len(report.failed)
-            text = f"{_schemas(len(report.results))}: {done} migrated, {same} up to date"
-            failed = len(report.failed)
-            self.stdout.write(
-                self.style.SUCCESS(text) if not failed else self.style.WARNING(f"{text}, {failed} failed")
-            )
+            text = f"{_schemas(len(report.results))}: {done} {verb}, {same} up to date"
+            failed = f", {len(report.failed)} failed" if report.failed else ""
+            style = self.style.WARNING if report.failed else self.style.SUCCESS
+            self.stdout.write(style(f"{text}{failed}") + f" ({seconds:.1f} s)")
 
     def _failures(self, report: Report) -> str:
-        lines = [
-            f"{result.schema}: {type(result.error).__name__}: {str(result.error).strip()}"
-            for result in report.failed[:SHOWN]
-        ]
-        if len(report.failed) > SHOWN:
-            lines.append(f"… and {len(report.failed) - SHOWN} more")
         return (
             f"{_schemas(len(report.failed))} failed and stayed as before the failing migration; the others are done. "
-            "Run the command again when the cause is gone.\n" + "\n".join(lines)
+            "Run the command again when the cause is gone.\n" + _errors(report.failed)
         )
+
+    def _interrupted(self, seen: Watch, exc: KeyboardInterrupt) -> None:
+        seen.close()
+        if self.quiet:
+            keys = {"changed": seen.changed, "failed": seen.failed, "interrupted": True}
+            self._write({"schemas": seen.ended, **keys})
+        where = ", ".join(seen.running)
+        begun = f" What ran in {where} was broken off, and rolled back if it is atomic." if where else ""
+        raise CommandError(
+            f"Interrupted: {seen.far} are done, {seen.changed} of them changed.{begun} Run the command again for the "
+            "others.",
+            returncode=INTERRUPTED,
+        ) from exc
+
+    # -- dry run ------------------------------------------------------------------------------------------------------
+
+    def _show_preview(self, preview: Preview) -> None:
+        report = preview.report
+        if self.quiet:
+            self._write(preview.as_dict())
+        elif self.verbosity:
+            for kind, names in (("install the extension", preview.extensions), ("make the schema", preview.schemas)):
+                for name in names:
+                    self.stdout.write(f"It would {kind} {name}.")
+            for script in preview.scripts:
+                more = f" and {len(script.schemas) - NAMED} more" if len(script.schemas) > NAMED else ""
+                label = f"{', '.join(script.schemas[:NAMED])}{more} ({script.module})"
+                self.stdout.write(self.style.MIGRATE_LABEL(label))
+                for line in script.sql:
+                    self.stdout.write(f"  {line}")
+            changed = len(report.changed)
+            self.stdout.write(
+                f"{_schemas(len(report.results))}: {changed} would be migrated, "
+                f"{len(report.results) - changed - len(report.failed)} up to date. Nothing was changed."
+            )
+        if report.failed:
+            raise CommandError(f"{_schemas(len(report.failed))} cannot be migrated.\n{_errors(report.failed)}")
+
+    # -- verify -------------------------------------------------------------------------------------------------------
+
+    def _end_verify(self, structures: Structures, seen: Watch) -> None:
+        seen.close()
+        if self.quiet:
+            self._write(structures.as_dict())
+        elif self.verbosity:
+            self._show_structures(structures)
+        if structures.failed:
+            raise CommandError(
+                f"{_schemas(len(structures.failed))} could not be compared.\n{_errors(structures.failed)}", returncode=1
+            )
+        if structures.different:
+            raise CommandError(
+                f"{_schemas(len(structures.different))} of {len(structures.results)} differ from what their migrations "
+                "make.",
+                returncode=1,
+            )
+
+    def _show_structures(self, structures: Structures) -> None:
+        for result in structures.results:
+            if result.differences:
+                self.stdout.write(self.style.MIGRATE_LABEL(f"{result.schema} ({result.module})"))
+            for difference in result.differences:
+                self.stdout.write(f"  {difference.change}: {difference}")
+        behind = [result for result in structures.results if result.pending]
+        if behind:
+            names = ", ".join(f"{result.schema} ({len(result.pending)})" for result in behind[:SHOWN])
+            more = f" and {len(behind) - SHOWN} more" if len(behind) > SHOWN else ""
+            self.stdout.write(
+                f"Compared with the state that they have recorded, as migrations are pending: {names}{more}"
+            )
+        same = len(structures.results) - len(structures.different) - len(structures.failed)
+        self.stdout.write(f"{_schemas(len(structures.results))}: {same} as their migrations make them")
+
+    def _write(self, document: dict[str, Any], text: str = "") -> None:
+        self.stdout.write(json.dumps(document, indent=2) if self.quiet else text)
+
+
+def _changes_nothing(options: dict[str, Any]) -> bool:
+    return any(options[name] for name in ("plan", "check_unapplied", "list", "dry_run", "verify"))
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number; give 1 or more")
+    return int(text)
+
+
+def _errors(failed: Any) -> str:
+    lines = [
+        f"{result.schema}: {type(result.error).__name__}: {str(result.error).strip()}" for result in failed[:SHOWN]
+    ]
+    return "\n".join([*lines, *([f"… and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else [])])
 
 
 def _schemas(count: int) -> str:

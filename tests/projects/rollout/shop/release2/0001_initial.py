@@ -1,0 +1,3 @@
+from tests.projects.rollout.shop.release1 import module
+
+Migration = module("0001_initial")
