@@ -18,7 +18,7 @@ from pg_tenants import conf
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
 from pg_tenants.context import no_schema
 from pg_tenants.exceptions import ConfigurationError, InvalidSchemaName, MigrationFailed, PgTenantsError
-from pg_tenants.extensions import missing
+from pg_tenants.extensions import missing, wanted
 from pg_tenants.known_extensions import EXTENSION_NAME, ONLY_LIBRARIES, PRELOADED, remedy
 from pg_tenants.migrations import ModuleLoader, MovedTables, moved_tables, sql_problems
 from pg_tenants.models import DomainMixin, TenantMixin
@@ -566,8 +566,7 @@ def _database_problems(connection: Any, alias: str) -> Iterator[CheckMessage]:
                 hint=f"Set max_locks_per_transaction to {LOCKS_PER_TRANSACTION} or more and restart the server.",
                 id="pg_tenants.W024",
             )
-        wanted = [name for module in modules if module.database == alias for name in module.extensions]
-        lacking = [name for name in missing(wanted, using=alias) if EXTENSION_NAME.fullmatch(name)]
+        lacking = [name for name in missing(wanted(alias), using=alias) if EXTENSION_NAME.fullmatch(name)]
         cursor.execute("SELECT name FROM pg_catalog.pg_available_extensions WHERE name = ANY(%s)", [lacking])
         available = {name for (name,) in cursor.fetchall()}
     loaded = None if preloaded is None else {entry.strip() for entry in preloaded.split(",")}

@@ -57,7 +57,8 @@ def create_database(using: str = DEFAULT_DB_ALIAS) -> bool:
 
 def _read_only(using: str, name: str) -> ConfigurationError:
     return ConfigurationError(
-        f"DATABASES[{using!r}] is read-only, so the database {name!r} cannot be created by it. Use an alias that may write."
+        f"DATABASES[{using!r}] is read-only, so the database {name!r} cannot be created by it. Use an alias that "
+        "may write."
     )
 
 

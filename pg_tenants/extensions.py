@@ -15,20 +15,27 @@ from pg_tenants.backends.prefix import quote
 from pg_tenants.context import no_schema
 from pg_tenants.exceptions import ExtensionUnavailable, SchemaNotPermitted
 from pg_tenants.known_extensions import EXTENSION_NAME, ONLY_LIBRARIES, PRELOADED, remedy
+from pg_tenants.modules import registry
 from pg_tenants.schemas import tenant_connection
 
-__all__ = ["install", "missing"]
+__all__ = ["install", "missing", "wanted"]
+
+
+def wanted(using: str = DEFAULT_DB_ALIAS) -> list[str]:
+    """Return the extensions that a database is to have: those of its modules, and those of the alias itself."""
+    of_modules = [name for module in registry() or () if module.database == using for name in module.extensions]
+    return list(dict.fromkeys([*of_modules, *tenant_connection(using).tenant_options.extensions]))
 
 
 def missing(names: Iterable[str], *, using: str = DEFAULT_DB_ALIAS) -> list[str]:
     """Return those of the extensions that the database does not have, in the order given."""
-    wanted = list(dict.fromkeys(names))
-    if not wanted:
+    asked = list(dict.fromkeys(names))
+    if not asked:
         return []
     with no_schema(), tenant_connection(using).cursor() as cursor:
-        cursor.execute("SELECT extname FROM pg_catalog.pg_extension WHERE extname = ANY(%s)", [wanted])
+        cursor.execute("SELECT extname FROM pg_catalog.pg_extension WHERE extname = ANY(%s)", [asked])
         there = {name for (name,) in cursor.fetchall()}
-    return [name for name in wanted if name not in there]
+    return [name for name in asked if name not in there]
 
 
 def install(names: Iterable[str], *, schema: str = "public", using: str = DEFAULT_DB_ALIAS) -> list[str]:

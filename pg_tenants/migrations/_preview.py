@@ -16,7 +16,7 @@ from pg_tenants.migrations._history import read_histories
 from pg_tenants.migrations._plan import Options
 from pg_tenants.migrations._report import Report
 from pg_tenants.migrations._run import apply
-from pg_tenants.migrations._targets import Target, every_target, fixed_targets, required_registry
+from pg_tenants.migrations._targets import Target, every_target, fixed_targets
 from pg_tenants.migrations._verify import in_transaction
 from pg_tenants.schemas import tenant_connection
 
@@ -88,10 +88,9 @@ def preview(
         MigrationFailed: an app has migrations that conflict.
     """
     report = apply(replace(options, plan=True), using=using, names=names, modules=modules, exclude=exclude)
-    wanted = [name for module in required_registry() if module.database == using for name in module.extensions]
     return Preview(
         report,
-        extensions.missing(wanted, using=using),
+        extensions.missing(extensions.wanted(using), using=using),
         [target.schema for target in fixed_targets(using) if not schemas.is_ready(target.schema, using=using)],
         _scripts(report, using),
     )

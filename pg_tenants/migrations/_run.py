@@ -86,8 +86,6 @@ def prepare_database(using: str, fixed: Sequence[Target]) -> None:
     modules = required_registry()
     connection = tenant_connection(using)
     connection.prepare_database()
-    wanted = [name for module in modules if module.database == using for name in module.extensions]
-    wanted += connection.tenant_options.extensions
-    extensions.install(wanted, schema=modules.extensions_schema, using=using)
+    extensions.install(extensions.wanted(using), schema=modules.extensions_schema, using=using)
     for target in fixed:
         schemas.create(target.schema, using=using, if_not_exists=True)
