@@ -558,3 +558,32 @@ def test_w092_the_development_server_in_production() -> None:
     says(only(checks.check_deployment(), "pg_tenants.W092"), "'default'", "not for production", "postgresql://")
     assert checks.check_deployment not in django_checks.registry.registry.registered_checks
     assert checks.check_deployment in django_checks.registry.registry.deployment_checks
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "check_id"),
+    [
+        (None, "", "pg_tenants.E042"),
+        ("first.sql", "SELECT 1", "pg_tenants.E043"),
+        ("1_b.sql", "SELECT 1", "pg_tenants.E044"),
+        ("0002_a.sql", "COMMIT", "pg_tenants.E045"),
+        ("0002_a.sql", "SELECT {{nothing}}", "pg_tenants.E046"),
+        ("0002_a.sql", "-- nothing", "pg_tenants.W042"),
+        ("shared", "", "pg_tenants.E047"),
+    ],
+)
+def test_sql_migrations(tmp_path: Any, name: str | None, text: str, check_id: str) -> None:
+    """Of folders and files that cannot be used; more cases are with the tests of SQL files."""
+    from django.conf import settings
+
+    from pg_tenants.checks import check_sql_migrations
+
+    (tmp_path / "0001_a.sql").write_text("SELECT 1")
+    modules = {key: dict(module) for key, module in settings.PG_TENANTS["MODULES"].items()}
+    modules["tenant"]["sql_migrations"] = tmp_path if name else tmp_path / "none"
+    if name == "shared":
+        modules["billing"]["sql_migrations"] = tmp_path
+    elif name:
+        (tmp_path / name).write_text(text)
+    with override_settings(PG_TENANTS={**settings.PG_TENANTS, "MODULES": modules}):
+        assert [found.id for found in check_sql_migrations()] == [check_id]

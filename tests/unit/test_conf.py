@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -483,3 +484,27 @@ def test_timeouts_of_migrations() -> None:
     ):
         with pytest.raises(ConfigurationError, match="migrations"):
             conf.alias_options({"migrations": wrong}, "x")
+
+
+def test_a_folder_of_sql_files() -> None:
+    """A relative one begins at BASE_DIR; without that, or with another type, it is a problem."""
+
+    def folder(value: object) -> tuple[object, tuple[tuple[str, str, str], ...]]:
+        modules = {"tenant": {"sql_migrations": value}}
+        with override_settings(
+            PG_TENANTS={"TENANT_MODEL": "a.T", "DOMAIN_MODEL": "a.D", "MODULES": modules}, BASE_DIR=base
+        ):
+            config = conf.require()
+            return config.modules["tenant"].sql_migrations, config.problems
+
+    base: object = "/srv/app"
+    assert folder("notes/sql") == (Path("/srv/app/notes/sql"), ())
+    assert folder(Path("../sql")) == (Path("/srv/sql"), ())
+    assert folder("/else/sql") == (Path("/else/sql"), ())
+    for wrong in (7, "", ["sql"]):
+        (problem,) = folder(wrong)[1]
+        assert "['sql_migrations']" in problem[1]
+        assert "a path" in problem[2]
+    base = None
+    assert "no BASE_DIR" in folder("sql")[1][0][1]
+    assert folder("/else/sql") == (Path("/else/sql"), ())
