@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 
@@ -9,7 +10,17 @@ import idna
 
 from pg_tenants.exceptions import InvalidSchemaName
 
-__all__ = ["MARKER_TABLE", "MAX_SCHEMA_NAME_BYTES", "normalize_host", "physical_name", "validate_schema_name"]
+__all__ = [
+    "LOGINS",
+    "MARKER_TABLE",
+    "MAX_SCHEMA_NAME_BYTES",
+    "SHARED",
+    "group_role_name",
+    "normalize_host",
+    "physical_name",
+    "role_name",
+    "validate_schema_name",
+]
 
 MARKER_TABLE = "pg_tenants_marker"
 """The table that each schema of ours has from its first moment; locking it proves that the schema is there."""
@@ -19,6 +30,13 @@ _WORKER_PREFIX_BYTES = len("test_master_")
 MAX_SCHEMA_NAME_BYTES = _IDENTIFIER_BYTES - _WORKER_PREFIX_BYTES
 """Longest schema name in bytes; what is left of PostgreSQL's 63 is room for a test worker's prefix."""
 
+LOGINS = "logins"
+"""The group role that every login of the project belongs to: it may take on each tenant's role."""
+
+SHARED = "shared"
+"""The group role that every tenant's role belongs to: it may use what the fixed modules share."""
+
+_HASH_DIGITS = 16
 _HOST_LENGTH = 253
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]")
 _SHAPE = re.compile(r"[a-z][a-z0-9_]*")
@@ -100,6 +118,30 @@ def physical_name(schema: str, worker: str = "") -> str:
             f"{_IDENTIFIER_BYTES}, or a NUL. PostgreSQL would cut it, and take another schema for it."
         )
     return name
+
+
+def role_name(database: int, schema: str) -> str:
+    """Return the PostgreSQL role of a tenant's schema.
+
+    Roles are a whole server's, so the name says which database is meant: by its oid, which stays when a database is
+    renamed and differs from that of each copy.
+
+    Args:
+        database: the oid of the database.
+        schema: the schema, by its name in the database.
+    """
+    name = f"pgt_{database}_{schema}"
+    if len(name.encode()) <= _IDENTIFIER_BYTES:
+        return name
+    # No schema's name has a tilde, so a short name is never another's cut one.
+    digest = hashlib.sha256(schema.encode()).hexdigest()[:_HASH_DIGITS]
+    room = _IDENTIFIER_BYTES - _HASH_DIGITS - 1
+    return f"{name.encode()[:room].decode(errors='ignore')}~{digest}"
+
+
+def group_role_name(database: int, group: str, worker: str = "") -> str:
+    """Return the name of a group role of a database; ``group`` is ``LOGINS`` or ``SHARED``. A test worker has its own."""
+    return f"pgt_{database}~{worker and worker + '~'}{group}"
 
 
 def normalize_host(host: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
@@ -61,8 +61,8 @@ _TEMPLATE: Any = getattr(_compat, "Template", ())
 class Source(Protocol):
     """What a cursor asks when it sends a statement: our database wrapper."""
 
-    prefixes: dict[str | None, Prefix]
-    """The prefixes made so far, by the name of the active schema."""
+    prefixes: dict[Hashable, Prefix]
+    """The prefixes made so far, by the key of the context's entry."""
 
     def statement_prefix(self) -> Prefix | None:
         """Return what goes before a statement sent now; None for nothing."""
@@ -92,7 +92,7 @@ class TenantCursorMixin(_Base):
     def _prefix_for(self, query: bytes) -> Prefix | None:
         """Return what goes before a statement that is sent now, and remember it for the rest of the transaction."""
         entry = current.get()
-        prefix = self.tenant_source.prefixes.get(None if entry is None else entry.schema_name)
+        prefix = self.tenant_source.prefixes.get(None if entry is None else entry.key)
         if prefix is None:
             prefix = self.tenant_source.statement_prefix()
             if prefix is None:

@@ -11,7 +11,7 @@ from pg_tenants.migrations._executor import ModuleLoader
 from pg_tenants.migrations._moved import MovedTables, moved_tables
 from pg_tenants.migrations._report import Report, SchemaResult
 from pg_tenants.migrations._run import Options, apply, migrate_target
-from pg_tenants.migrations._targets import Target, fixed_targets, required_registry
+from pg_tenants.migrations._targets import Target, fixed_targets, required_registry, tenant_targets
 
 __all__ = [
     "Event",
@@ -27,4 +27,5 @@ __all__ = [
     "migrate_target",
     "moved_tables",
     "required_registry",
+    "tenant_targets",
 ]

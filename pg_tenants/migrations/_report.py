@@ -42,6 +42,8 @@ class Report:
     """What happened in all schemas of a run, in its order."""
 
     results: list[SchemaResult] = field(default_factory=list)
+    roles: list[str] = field(default_factory=list)
+    """Schemas whose roles were made, or given what they lacked."""
 
     @property
     def failed(self) -> list[SchemaResult]:
@@ -55,4 +57,5 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report for JSON."""
-        return {"schemas": [result.as_dict() for result in self.results], "failed": len(self.failed)}
+        found = {"schemas": [result.as_dict() for result in self.results], "failed": len(self.failed)}
+        return {**found, "roles": self.roles} if self.roles else found

@@ -18,10 +18,10 @@ from django.db.migrations.loader import AmbiguityError
 from django.db.migrations.migration import Migration
 from django.db.migrations.state import ModelState, ProjectState
 
-from pg_tenants import extensions, schemas
+from pg_tenants import extensions, roles, schemas
 from pg_tenants.conf import nearest
 from pg_tenants.context import ActiveContext
-from pg_tenants.exceptions import ConfigurationError, MigrationFailed
+from pg_tenants.exceptions import ConfigurationError, MigrationFailed, PgTenantsError
 from pg_tenants.migrations._events import Event, Progress
 from pg_tenants.migrations._executor import Key, ModuleExecutor, ModuleLoader
 from pg_tenants.migrations._history import History, read_histories
@@ -99,6 +99,9 @@ def apply(
     _run_all(first, options, using, report, progress)
     if report.failed:
         return report
+    if not options.plan:
+        with _turn("", using, options):
+            roles.ensure_shared(using=using)
     rest = [name for name in names if name not in fixed_names]
     if not names or rest:
         _run_all(
@@ -108,6 +111,8 @@ def apply(
             report,
             progress,
         )
+    if not options.plan:
+        _give_roles(report, using)
     return report
 
 
@@ -176,6 +181,26 @@ def _run_all(
         result.seconds = time.monotonic() - started
         if progress:
             progress(_ended(target, result))
+
+
+def _give_roles(report: Report, using: str) -> None:
+    """Give the roles of tenants' schemas what they lack, read for all of them at once."""
+    connection = tenant_connection(using)
+    if not connection.uses_roles:
+        return
+    fixed = {target.schema for target in fixed_targets(using)}
+    results = {
+        connection.physical_schema(result.schema): result
+        for result in report.results
+        if result.schema not in fixed and not result.error
+    }
+    for state in roles.states([result.schema for result in results.values()], using=using):
+        result = results[state.schema]
+        try:
+            if state.lacking and roles.ensure(result.schema, using=using):
+                report.roles.append(result.schema)
+        except PgTenantsError as exc:
+            result.error = exc
 
 
 def _ended(target: Target, result: SchemaResult) -> Event:

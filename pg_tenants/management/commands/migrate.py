@@ -125,6 +125,8 @@ class Command(DjangoCommand):
             done = len([result for result in report.changed if result.error is None])
             same = len(report.results) - done - len(report.failed)
             text = f"{_schemas(len(report.results))}: {done} migrated, {same} up to date"
+            if report.roles:
+                self.stdout.write(f"{_schemas(len(report.roles))} got a role, or what the role lacked.")
             failed = len(report.failed)
             self.stdout.write(
                 self.style.SUCCESS(text) if not failed else self.style.WARNING(f"{text}, {failed} failed")
