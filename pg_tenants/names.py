@@ -140,7 +140,7 @@ def role_name(database: int, schema: str) -> str:
 
 
 def group_role_name(database: int, group: str, worker: str = "") -> str:
-    """Return the name of a group role of a database; ``group`` is ``LOGINS`` or ``SHARED``. A test worker has its own."""
+    """Return the name of a group role of a database, ``LOGINS`` or ``SHARED``. Each test worker has its own."""
     return f"pgt_{database}~{worker and worker + '~'}{group}"
 
 

@@ -161,9 +161,9 @@ def rename(cursor: Any, schema: str, to: str) -> bool:
 
 
 def leftovers(*, using: str = DEFAULT_DB_ALIAS) -> list[str]:
-    """Return the roles that nothing needs: without ``ROLES`` all of this database, and those of databases that are gone.
+    """Return the roles that nothing needs: those of databases that are gone, and of this database's schemas that are.
 
-    With ``ROLES``, those of this database whose schema is gone.
+    Without ``PG_TENANTS["ROLES"]``, all of this database.
     """
     connection = tenant_connection(using)
     with no_schema(), connection.cursor() as cursor:
@@ -202,7 +202,7 @@ def remove(role: str, *, using: str = DEFAULT_DB_ALIAS) -> None:
 # -- how it is done ---------------------------------------------------------------------------------------------------
 
 _GRANTS_HAVE_OPTIONS = 160000
-"""The server version since which a membership says whether rights are inherited and whether the role may be taken on."""
+"""The server version since which a membership says whether its rights are inherited, and whether it may be taken on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,9 +265,9 @@ def _drop_role(cursor: Any, role: str) -> None:
                 raise
             detail = exc.__cause__.diag.message_detail
             raise TenantInUse(
-                f"The role {role!r} of the schema cannot be dropped, because something depends on it: {detail}. Nothing "
-                "was changed. Take back what was granted to it besides (REVOKE, or DROP OWNED BY in that database); a "
-                "temporary table goes with the session that made it."
+                f"The role {role!r} of the schema cannot be dropped, because something depends on it: {detail}. "
+                "Nothing was changed. Take back what was granted to it besides (REVOKE, or DROP OWNED BY in that "
+                "database); a temporary table goes with the session that made it."
             ) from exc
 
 
@@ -360,8 +360,7 @@ def _grant_schema(cursor: Any, schema: str, role: str, rights: dict[str, str], *
 
 def _grant_usage(cursor: Any, schema: str, role: str) -> bool:
     cursor.execute(
-        "SELECT nspname FROM pg_catalog.pg_namespace"
-        " WHERE nspname = %s AND NOT has_schema_privilege(%s, oid, 'USAGE')",
+        "SELECT nspname FROM pg_catalog.pg_namespace WHERE nspname = %s AND NOT has_schema_privilege(%s, oid, 'USAGE')",
         [schema, role],
     )
     if cursor.fetchone() is None:

@@ -1,7 +1,7 @@
 """Schemas in the database: create, drop, rename, list, exists.
 
-The role of a tenant's schema is dropped and renamed with it, in the same transaction. It is made by ``roles.ensure``, at
-the end of what fills the schema: making it locks what other tenants' creation needs until the transaction ends.
+The role of a tenant's schema is dropped and renamed with it, in the same transaction. It is made by ``roles.ensure``,
+at the end of what fills the schema: making it locks what other tenants' creation needs until the transaction ends.
 
 A schema of ours has a marker table. Each statement of a tenant holds a lock on it, so dropping and renaming wait for
 the statements that run, and the ones after them find nothing instead of another schema.

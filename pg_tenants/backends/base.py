@@ -19,8 +19,8 @@ from pg_tenants.backends.cursor import BACKEND_PID, attach
 from pg_tenants.backends.errors import TenantCursorWrapper, TenantErrorWrapper
 from pg_tenants.backends.prefix import Prefix, build_prefix, quote, take_role
 from pg_tenants.context import active, bind, current
-from pg_tenants.modules import registry
 from pg_tenants.exceptions import ConfigurationError
+from pg_tenants.modules import registry
 from pg_tenants.names import MARKER_TABLE, physical_name, role_name
 
 if TYPE_CHECKING:

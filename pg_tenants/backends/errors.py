@@ -130,8 +130,8 @@ def _translated(exc: e.Error, schema: str, role: str | None) -> SchemaDoesNotExi
     if role and isinstance(exc, e.InsufficientPrivilege):
         group = group_role_name(int(role.split("_")[1]), LOGINS)
         return SchemaNotPermitted(
-            f"The connection may not take on the role {role!r} of the active schema {schema!r}, or that role may not do "
-            f"what was asked for there ({server}). Nothing was run. Run migrate_schemas, which gives roles their "
+            f"The connection may not take on the role {role!r} of the active schema {schema!r}, or that role may not "
+            f"do there what was asked for ({server}). Nothing was run. Run migrate_schemas, which gives roles their "
             f'rights. A login that does not migrate itself needs GRANT "{group}" TO it. DDL belongs into migrations, '
             "or into pg_tenants.context.as_owner()."
         )

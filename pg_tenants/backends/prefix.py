@@ -145,7 +145,9 @@ def build_prefix(path: Sequence[str], schema: str | None, role: str | None = Non
         ),
         pipeline_check=(f"SELECT {scan}, {compared}".encode(),) if marker else (),
         suffix=f" /* {hashlib.sha256(search_path.encode()).hexdigest()[:20]} */".encode(),
-        enter=f"SELECT pg_catalog.pg_advisory_lock_shared({key}); SET search_path = {search_path};{kept}{lock}".encode(),
+        enter=(
+            f"SELECT pg_catalog.pg_advisory_lock_shared({key}); SET search_path = {search_path};{kept}{lock}".encode()
+        ),
         leave=f"RESET search_path; {back}SELECT pg_catalog.pg_advisory_unlock_shared({key})".encode(),
     )
 

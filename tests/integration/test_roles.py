@@ -17,8 +17,9 @@ from typing import Any
 import psycopg
 import pytest
 from django.conf import settings
+from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
-from django.db import ProgrammingError, connection, connections, migrations, models, transaction
+from django.db import ProgrammingError, connection, connections, transaction
 from django.test import override_settings
 
 from example_project.billing.models import Invoice
@@ -78,8 +79,13 @@ def make_tenant(name: str) -> Any:
     tenant = Tenant.objects.create(schema_name=name, name=name.title())
     Domain.objects.create(domain=f"{name}.localhost", tenant=tenant)
     with tenant_context(tenant):
-        Note.objects.create(title=f"note of {name}", body="text")
+        write_note(f"note of {name}")
     return tenant
+
+
+def write_note(title: str) -> Any:
+    author = User.objects.create_user("ada", password="secret")
+    return Note.objects.create(title=title, body="text", author=author)
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +215,10 @@ MISTAKES: dict[str, Callable[[], None]] = {
     "server-side cursor": server_cursor,
     "pipeline": pipeline,
 }
+# In a transaction and behind a pooler these are refused anyway.
+ALONE = ("alone", "DO that commits")
+# A schema that the role may not use is left out of a path, so the table is not found.
+REFUSALS = {False: {"42501"}, True: {"42P01"}}
 SETTINGS: dict[str, dict[str, Any]] = {
     "client-side binding": {},
     "server-side binding": {"server_side_binding": True},
@@ -222,14 +232,14 @@ def test_another_tenants_table_named_in_full_is_refused(fleet: Any, acme: Any, o
     with led_to(fleet, **SETTINGS[options]), tenant_context(acme):
         for way, send in MISTAKES.items():
             for atomic in (False, True):
+                if atomic and way in ALONE:
+                    continue
                 with pytest.raises(ProgrammingError) as raised, ExitStack() as stack:
                     if atomic:
                         stack.enter_context(transaction.atomic())
                         Tag.objects.count()
                     send()
-                if atomic and way in ("alone", "DO that commits"):
-                    continue  # Those are refused in a transaction anyway.
-                assert raised.value.__cause__.sqlstate == "42501", (way, atomic, raised.value)
+                assert raised.value.__cause__.sqlstate in REFUSALS[way == "path"], (way, atomic, raised.value)
                 assert Note.objects.get().title == "note of acme", way
                 assert one("SELECT title FROM notes_note WHERE title <> %s", ["x"]) == "note of acme", way
     with schema_context("globex"):
@@ -244,10 +254,11 @@ def test_and_behind_a_pooler(fleet: Any, acme: Any, globex: Any) -> None:
     try:
         with led_to(bouncer.params):
             for way, send in MISTAKES.items():
+                if way in ALONE:
+                    continue
                 with tenant_context(acme), pytest.raises(ProgrammingError) as raised:
                     send()
-                if way not in ("alone", "DO that commits"):
-                    assert raised.value.__cause__.sqlstate == "42501", way
+                assert raised.value.__cause__.sqlstate in REFUSALS[way == "path"], way
                 with tenant_context(globex):
                     assert one("SELECT title FROM notes_note") == "note of globex"
                 assert one("SELECT current_user") == fleet["user"]
@@ -274,8 +285,10 @@ def test_tenants_use_their_own_tables_and_the_shared_ones(acme: Any, globex: Any
         tag = Tag.objects.create(name="new")
         Tag.objects.update(name="old")
         tag.delete()
-        invoice = Invoice.objects.create(number="R-1", tenant_id=acme.pk, customer="x")
-        Invoice.objects.filter(pk=invoice.pk).update(customer="y")
+        invoice = Invoice.objects.create(
+            number="R-1", tenant_id=acme.pk, customer_name="x", issued_on="2026-01-01", due_on="2026-02-01"
+        )
+        Invoice.objects.filter(pk=invoice.pk).update(customer_name="y")
         invoice.delete()
         assert Tenant.objects.count() == 2
         execute("TRUNCATE notes_tag CASCADE")()
@@ -320,7 +333,10 @@ def _place() -> dict[str, Any]:
 def test_a_role_that_user_sql_has_set_is_not_kept(acme: Any) -> None:
     """Neither for the tenant's next statement nor for one without a tenant."""
     with tenant_context(acme):
-        execute(f'SET ROLE "{role_of("globex")}"')()
+        with pytest.raises(SchemaNotPermitted):  # The check behind the statement needs the tenant's own.
+            execute(f'SET ROLE "{role_of("globex")}"')()
+        with connection.connection.cursor() as raw:
+            raw.execute(f'SET ROLE "{role_of("globex")}"')
         assert one("SELECT current_user") == role_of("acme")
     assert one("SELECT current_user") == connection.settings_dict["USER"]
 
@@ -344,8 +360,7 @@ def test_ddl_is_the_owners(acme: Any) -> None:
         with connection.schema_editor() as editor:
             editor.execute("DROP TABLE extra")
         call_command("flush", verbosity=0, interactive=False)
-        Note.objects.create(title="note of acme", body="text")
-        assert Note.objects.get().pk == 1
+        assert write_note("note of acme").pk == 1
 
 
 # -- the wire ---------------------------------------------------------------------------------------------------------
@@ -362,7 +377,11 @@ def test_round_trips_are_those_without_roles(fleet: Any, acme: Any, globex: Any,
         options["prepare_threshold"] = 0
     in_transaction = "transaction" in way or "SAVEPOINT" in way
     try:
-        with led_to({**fleet, "host": "127.0.0.1", "port": wire.port}, **options), tenant_context(acme), ExitStack() as stack:
+        with (
+            led_to({**fleet, "host": "127.0.0.1", "port": wire.port}, **options),
+            tenant_context(acme),
+            ExitStack() as stack,
+        ):
             assert one("SELECT 1 WHERE %s", [True]) == 1
             execute("SELECT title FROM notes_note WHERE title <> %s", ["x"])()
             connection.is_pooled()
@@ -564,9 +583,9 @@ def test_roles_of_databases_and_schemas_that_are_gone_are_removed(plain: Any, se
         connection.close()
         call_command("migrate_schemas", verbosity=0)
         execute("DROP SCHEMA globex CASCADE")()
-        execute('CREATE ROLE "pgt_1_gone"')()
-        assert {role_of("globex"), "pgt_1_gone"} <= set(roles.leftovers())
-        for role in ("pgt_1_gone", role_of("globex")):
+        execute('CREATE ROLE "pgt_9_gone"')()
+        assert {role_of("globex"), "pgt_9_gone"} <= set(roles.leftovers())
+        for role in ("pgt_9_gone", role_of("globex")):
             roles.remove(role)
         assert role_of("globex") not in roles_there()
         assert role_of("acme") in roles_there()
@@ -635,8 +654,8 @@ def test_djangos_assume_role_is_gone_back_to(fleet: Any, acme: Any, server_param
 
 NOT_STOPPED = {
     "RESET ROLE": f"RESET ROLE; {OTHERS}",
-    "SET ROLE": 'SET ROLE "{other}"; ' + OTHERS,
-    "set_config": "SELECT set_config('role', '{other}', true); " + OTHERS,
+    "SET ROLE and back": f'SET ROLE "{{other}}"; {OTHERS}; SET ROLE "{{own}}"',
+    "set_config": f"SELECT set_config('role', 'none', true); {OTHERS}",
 }
 
 
@@ -644,15 +663,17 @@ NOT_STOPPED = {
 def test_sql_that_changes_the_role_itself_is_not_stopped(acme: Any, way: str) -> None:
     """Roles are against mistakes, not against SQL that is written to get out."""
     with tenant_context(acme):
-        assert one_of_script(NOT_STOPPED[way].replace("{other}", role_of("globex"))) == "note of globex"
+        assert "note of globex" in script(NOT_STOPPED[way].format(other=role_of("globex"), own=role_of("acme")))
 
 
-def one_of_script(sql: str) -> Any:
+def script(sql: str) -> list[Any]:
     with connection.cursor() as cursor:
         cursor.execute(sql)
-        while cursor.nextset():
-            pass
-        return cursor.fetchone()[0]
+        found = []
+        while True:
+            found += [value for (value,) in cursor.fetchall()] if cursor.description else []
+            if not cursor.nextset():
+                return found
 
 
 def test_functions_of_the_owner_are_not_stopped(acme: Any) -> None:

@@ -24,7 +24,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--sync",
             action="store_true",
-            help="Bring the roles in line with PG_TENANTS['ROLES']: make what is missing, and remove what nothing needs.",
+            help="Bring the roles in line with PG_TENANTS['ROLES']: make what is missing, remove what nothing needs.",
         )
         parser.add_argument("--json", action="store_true", help="Print JSON.")
         parser.add_argument("--database", default=DEFAULT_DB_ALIAS, help="The alias whose tenants are meant.")
