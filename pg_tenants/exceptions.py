@@ -47,11 +47,11 @@ class NoActiveTenant(PgTenantsError, ProgrammingError):
 
 
 class SchemaDoesNotExist(PgTenantsError, ProgrammingError):
-    """The active schema is not in the database, or pg_tenants did not make it."""
+    """The active schema is not in the database, pg_tenants did not make it, or it has no role."""
 
 
 class SchemaNotPermitted(PgTenantsError, ProgrammingError):
-    """The database role may not use, or not make, a schema."""
+    """The database role may not use, or not make, a schema or its role."""
 
 
 class SchemaExists(PgTenantsError, IntegrityError):
@@ -79,7 +79,7 @@ class RowInUse(PgTenantsError, IntegrityError):
 
 
 class TenantInUse(PgTenantsError, ProgrammingError):
-    """A tenant cannot be changed in this way while it is active."""
+    """A tenant cannot be changed in this way while it is active, or while something depends on its role."""
 
 
 class UnsafeStatement(PgTenantsError, NotSupportedError):

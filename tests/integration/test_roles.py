@@ -144,6 +144,9 @@ def one(sql: str, params: Any = None) -> Any:
         return cursor.fetchone()[0]
 
 
+IN_DATABASE = {"default": {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "cache_rows"}}
+
+
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -367,6 +370,11 @@ def test_ddl_is_the_owners(acme: Any) -> None:
         execute("INSERT INTO extra VALUES (1)")()  # The owner's new tables are the tenant's to use.
         with connection.schema_editor() as editor:
             editor.execute("DROP TABLE extra")
+        with override_settings(CACHES=IN_DATABASE):
+            call_command("createcachetable", verbosity=0)
+            execute("SELECT * FROM cache_rows")()
+        with as_owner():
+            execute("DROP TABLE cache_rows")()
         call_command("flush", verbosity=0, interactive=False)
         assert write_note("note of acme").pk == 1
 
