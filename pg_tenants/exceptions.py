@@ -22,6 +22,7 @@ __all__ = [
     "SchemaExists",
     "SchemaNotPermitted",
     "ServerError",
+    "TablesInUse",
     "TenantInUse",
     "TenantNotFound",
     "UnsafeStatement",
@@ -80,6 +81,10 @@ class RowInUse(PgTenantsError, IntegrityError):
 
 class TenantInUse(PgTenantsError, ProgrammingError):
     """A tenant cannot be changed in this way while it is active, or while something depends on its role."""
+
+
+class TablesInUse(PgTenantsError, IntegrityError):
+    """Tables cannot be moved to a tenant's schema: others that stay refer to them."""
 
 
 class UnsafeStatement(PgTenantsError, NotSupportedError):
