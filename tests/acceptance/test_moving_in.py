@@ -151,3 +151,45 @@ def test_a_project_without_tenants(database: Any) -> None:
             recorded = raw.execute("SELECT DISTINCT app FROM public.django_migrations").fetchall()
             assert recorded == [("customers",)]
         project.run("manage.py", "create_tenant", "globex", "--set", "name=Globex")
+
+
+TENANTS = """
+from customers.models import Client, Domain
+for name in ("acme", "globex"):
+    client = Client.objects.create(schema_name=name, name=name.title())
+    Domain.objects.create(domain=f"{name}.example.com", tenant=client, is_primary=True)
+    with client if ENTERS else tenant_context(client):
+        exec(FILL.format(name=name))
+"""
+
+
+def test_a_project_of_django_tenants(database: Any) -> None:
+    """Schemas and rows are taken over where they are; the row of the public tenant goes."""
+    with reachable_folder() as folder:
+        project = Project(folder, database, "django_tenants")
+        project.run("manage.py", "makemigrations", "customers")
+        project.run("manage.py", "migrate_schemas", "--shared", "-v", "0")
+        project.shell(
+            "from customers.models import Client, Domain\n"
+            "public = Client.objects.create(schema_name='public', name='us')\n"
+            "Domain.objects.create(domain='www.example.com', tenant=public)\n"
+            f"FILL = {FILL!r}; ENTERS = False\n"
+            "from django_tenants.utils import tenant_context\n" + TENANTS
+        )
+        assert project.follow("A project of django-tenants") == {
+            name: expected(name, f"{name}.example.com") for name in ("acme", "globex")
+        }
+        project.run("manage.py", "create_tenant", "initech", "--set", "name=Initech")
+
+
+def test_a_project_of_django_pgschemas(database: Any) -> None:
+    """Schemas and rows are taken over where they are."""
+    with reachable_folder() as folder:
+        project = Project(folder, database, "django_pgschemas")
+        project.run("manage.py", "makemigrations", "customers")
+        project.run("manage.py", "migrate", "-v", "0")
+        project.shell(f"FILL = {FILL!r}; ENTERS = True\n" + TENANTS)
+        assert project.follow("A project of django-pgschemas") == {
+            name: expected(name, f"{name}.example.com") for name in ("acme", "globex")
+        }
+        project.run("manage.py", "create_tenant", "initech", "--set", "name=Initech")

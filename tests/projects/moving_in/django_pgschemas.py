@@ -17,7 +17,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 SHARED = ["django_pgschemas", "customers", "django.contrib.contenttypes", "django.contrib.auth"]
 OF_TENANTS = ["django.contrib.contenttypes", "django.contrib.auth", "django.contrib.sessions", "shop"]
 INSTALLED_APPS = list(dict.fromkeys([*SHARED, *OF_TENANTS]))
-MIDDLEWARE = ["django_pgschemas.routing.middleware.HeadersRoutingMiddleware"]
+MIDDLEWARE = ["django_pgschemas.routing.middleware.DomainRoutingMiddleware"]
 TENANTS = {
     "public": {"APPS": SHARED},
     "default": {
@@ -25,7 +25,6 @@ TENANTS = {
         "DOMAIN_MODEL": "customers.Domain",
         "APPS": OF_TENANTS,
         "URLCONF": "urls",
-        "HEADER": "tenant",
     },
 }
 SECRET_KEY = "tests"
