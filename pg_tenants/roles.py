@@ -176,6 +176,8 @@ def leftovers(*, using: str = DEFAULT_DB_ALIAS) -> list[str]:
             [f"^pgt_{names.database}[_~]{names.worker and names.worker + '[_~]'}"],
         )
         found = cursor.fetchall()
+        if not found:
+            return []
         cursor.execute("SELECT nspname FROM pg_catalog.pg_namespace")
         needed = {names.of(name) for (name,) in cursor.fetchall()} | {names.shared, names.logins}
     return [role for role, database in found if not connection.uses_roles or role not in needed]
@@ -312,8 +314,9 @@ def _ensure(cursor: Any, names: _Names, schema: str) -> bool:
     if not lacking:
         return False
     with _permitted(cursor, f"give the schema {schema!r} its role {role!r}"):
-        if _NO_USAGE in lacking and _NO_ROLE not in lacking:
-            # Left by a schema that some other program has dropped; what else it may do is not known.
+        if _NO_USAGE in lacking and _NO_DEFAULTS in lacking:
+            # It has nothing to do with this schema, but with one of the same name that some other program has dropped.
+            # What else it may do is not known.
             _drop_role(cursor, role)
             made = True
         if made or _NO_ROLE in lacking:

@@ -38,7 +38,7 @@ def test_tables_that_are_not_what_the_migrations_make_stay(tags: Any, raw: Any) 
     """With the list of what differs, in a dry run too."""
     for dry_run in (True, False):
         new = tenant()
-        with pytest.raises(SchemaDiffers, match="migration admin.0001_initial is missing"):
+        with pytest.raises(SchemaDiffers, match=r"migration admin\.0001_initial is missing"):
             move_in(new, dry_run=dry_run)
         assert new.pk is None
         assert state(raw) == tags

@@ -352,6 +352,18 @@ def test_a_role_that_user_sql_has_set_is_not_kept(acme: Any) -> None:
     assert one("SELECT current_user") == connection.settings_dict["USER"]
 
 
+def test_connections_of_a_pool_know_their_database(fleet: Any, acme: Any, globex: Any) -> None:
+    """They are asked once, and used by many."""
+    with led_to(fleet, pool={"min_size": 1, "max_size": 1}):
+        try:
+            for tenant in (acme, globex, acme):
+                with tenant_context(tenant):
+                    assert one("SELECT current_user") == role_of(tenant.schema_name)
+                connection.close()
+        finally:
+            connection.close_pool()
+
+
 def test_across_tenants_reads_each_as_its_role(fleet: Any) -> None:
     """In one pipeline."""
     assert [note.title for _, note in across_tenants(Note)] == ["note of acme", "note of globex"]
@@ -492,6 +504,9 @@ def test_a_deleted_tenant_and_one_without_role_are_errors(acme: Any) -> None:
         for send in (lambda: one("SELECT 1"), stream):
             with schema_context("bare"), pytest.raises(SchemaNotPermitted, match="Run migrate_schemas"):
                 send()
+        assert roles.ensure("bare") is True
+        with schema_context("bare"):
+            assert one("SELECT 1") == 1
     finally:
         schemas.drop("bare")
 
