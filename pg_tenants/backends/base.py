@@ -49,6 +49,8 @@ class TenantDatabaseWrapperMixin(_Base):
         self._narrowed: str | None = None
         self._pooled: tuple[object, bool] | None = None
         self.qualifies_own_tables = False
+        self.database_oid: int | None = None
+        """Which database the connection leads to, where tenants' roles are used: they are named by it."""
         _wrappers.add(self)
 
     @property
@@ -113,13 +115,12 @@ class TenantDatabaseWrapperMixin(_Base):
         assert modules is not None
         if schema is None or target is None or target.as_owner or target.schema_name in modules.fixed_schemas:
             return ""
-        database: int | None = getattr(self.connection, "tenant_database", None)
-        if database is None:
+        if self.database_oid is None:
             raise ConfigurationError(
                 f"PG_TENANTS['ROLES'] was switched on while DATABASES[{self.alias!r}] was connected, so the tenants' "
                 "roles are not known to it. Close the connection: connections.close_all()."
             )
-        return role_name(database, schema)
+        return role_name(self.database_oid, schema)
 
     def search_path(self, schema: str | None) -> list[str]:
         """Return the schemas, by their names in the database, that statements look in while ``schema`` is active."""
@@ -195,17 +196,19 @@ class TenantDatabaseWrapperMixin(_Base):
         Receivers of ``connection_created`` see the extensions' schema alone, whatever is active.
         """
         self.prefixes.clear()
+        self.database_oid = None
         with self.extensions_schema_only():
             super().connect()
             if self.uses_roles:
                 self._learn_database()
 
     def _learn_database(self) -> None:
-        """Ask once for each connection which database it leads to: the tenants' roles are named by it."""
+        """Ask each connection once, also where a pool hands it out again, which database it leads to."""
         connection: Any = self.connection
         if getattr(connection, "tenant_database", None) is None:
             with self.without_prefix() as execute:
                 connection.tenant_database = execute(_DATABASE).fetchone()[0]
+        self.database_oid = connection.tenant_database
 
     def create_cursor(self, name: str | None = None) -> Any:
         """Return Django's cursor, made to ask for the prefix whenever it sends a statement."""
