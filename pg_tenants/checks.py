@@ -14,13 +14,13 @@ from django.db import OperationalError, connections, router
 from django.db.models import Model
 from django.db.utils import DatabaseError, NotSupportedError, ProgrammingError
 
-from pg_tenants import conf
+from pg_tenants import conf, roles
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
 from pg_tenants.context import no_schema
 from pg_tenants.exceptions import ConfigurationError, InvalidSchemaName, MigrationFailed, PgTenantsError
 from pg_tenants.extensions import missing, wanted
 from pg_tenants.known_extensions import EXTENSION_NAME, ONLY_LIBRARIES, PRELOADED, remedy
-from pg_tenants.migrations import ModuleLoader, MovedTables, moved_tables, sql_problems
+from pg_tenants.migrations import ModuleLoader, MovedTables, moved_tables, sql_problems, tenant_targets
 from pg_tenants.models import DomainMixin, TenantMixin
 from pg_tenants.modules import Registry, app_label, registry
 from pg_tenants.names import validate_schema_name
@@ -518,6 +518,7 @@ def check_databases(databases: Sequence[str] | None = None, **kwargs: Any) -> li
                     connection.ensure_connection()
                     found.extend(_database_problems(connection, alias))
                     found.extend(_moved_apps(alias))
+                    found.extend(_roles(connection, alias))
             except NotSupportedError as exc:
                 found.append(Error(f"DATABASES[{alias!r}]: {exc}", hint="Upgrade the server.", id="pg_tenants.E021"))
             except PgTenantsError as exc:
@@ -583,6 +584,39 @@ def _database_problems(connection: Any, alias: str) -> Iterator[CheckMessage]:
                 hint=f"Add {name} to shared_preload_libraries in postgresql.conf and restart the server.",
                 id="pg_tenants.E025",
             )
+
+
+def _roles(connection: TenantDatabaseWrapperMixin, alias: str) -> Iterator[CheckMessage]:
+    if not connection.uses_roles:
+        unneeded = roles.leftovers(using=alias)
+        if unneeded:
+            yield Warning(
+                f"PG_TENANTS['ROLES'] is off, and {len(unneeded)} roles are left: {_some(unneeded)}.",
+                hint="Run 'manage.py tenant_roles --sync', which removes them.",
+                id="pg_tenants.W073",
+            )
+        return
+    targets = [target.schema for target in tenant_targets(alias) if not target.problem]
+    lacking = [state for state in roles.states(targets, using=alias) if state.lacking]
+    if lacking:
+        yield Warning(
+            f"The roles of {len(lacking)} tenants are not as PG_TENANTS['ROLES'] needs them: "
+            + _some([f"{state.schema} ({', '.join(state.lacking)})" for state in lacking])
+            + ". Their statements are refused.",
+            hint="Run 'manage.py migrate_schemas', or 'manage.py tenant_roles --sync'.",
+            id="pg_tenants.W072",
+        )
+    if not roles.may_create(using=alias):
+        yield Warning(
+            f"PG_TENANTS['ROLES'] is on, and the role of DATABASES[{alias!r}] may not make roles, so it can neither "
+            "create nor delete tenants.",
+            hint="Run ALTER ROLE … CREATEROLE as a superuser, or do this by another role.",
+            id="pg_tenants.W074",
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if names[SHOWN:] else "")
 
 
 def _moved_apps(alias: str) -> Iterator[CheckMessage]:

@@ -57,6 +57,7 @@ KEYS = (
     "PUBLIC_URLCONF",
     "CACHE",
     "CACHE_SECONDS",
+    "ROLES",
     "PGSERVER",
     "MONITORING",
 )
@@ -114,6 +115,7 @@ class Config:
     public_urlconf: str | None = None
     cache: str | None = None
     cache_seconds: float = 60
+    roles: bool = False
     pgserver: Mapping[str, Any] = field(default_factory=dict)
     monitoring: Monitoring | None = None
     problems: tuple[tuple[str, str, str], ...] = ()
@@ -353,6 +355,7 @@ def _parse(raw: object) -> Config:
         public_urlconf=read.optional_text("PUBLIC_URLCONF"),
         cache=read.optional_text("CACHE"),
         cache_seconds=read.seconds("CACHE_SECONDS", 60),
+        roles=read.boolean("ROLES"),
         pgserver=read.mapping("PGSERVER"),
         monitoring=_parse_monitoring(raw.get("MONITORING"), problems),
         problems=tuple(problems),

@@ -22,6 +22,7 @@ __all__ = [
     "ActiveSchema",
     "activate",
     "active",
+    "as_owner",
     "bind",
     "current_schema",
     "current_tenant",
@@ -35,21 +36,28 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class ActiveSchema(NamedTuple):
-    """What is active: the schema's name, its module where that is known, and the tenant where there is one."""
+    """What is active: the schema's name, its module where that is known, and the tenant where there is one.
+
+    ``as_owner`` says that statements keep the rights of the connection's own role, where ``PG_TENANTS["ROLES"]`` has
+    them take on that of the tenant.
+    """
 
     schema_name: str
     module: str | None = None
     tenant: Any = None
+    as_owner: bool = False
 
 
 class _Entry:
     """One link: what is active, the entry around it, and the context that made it. It is never changed."""
 
-    __slots__ = ("active", "outer", "owner", "schema_name")
+    __slots__ = ("active", "key", "outer", "owner", "schema_name")
 
     def __init__(self, active: ActiveSchema | None, outer: _Entry | None, owner: object):
         self.active, self.outer, self.owner = active, outer, owner
         self.schema_name = None if active is None else active.schema_name
+        # What the prefix of a statement depends on.
+        self.key = (active.schema_name, True) if active is not None and active.as_owner else self.schema_name
 
 
 current: ContextVar[_Entry | None] = ContextVar("pg_tenants_active_schema", default=None)
@@ -233,6 +241,17 @@ class tenant_context(ActiveContext):  # noqa: N801
 
     def __init__(self, tenant: Any):
         super().__init__(_target_of(tenant), tenant)
+
+
+class as_owner(ActiveContext):  # noqa: N801
+    """Keep the rights of the connection's own role for a while: ``with as_owner(): ...``, for DDL in a tenant.
+
+    Without ``PG_TENANTS["ROLES"]`` it changes nothing. What is active stays so.
+    """
+
+    def __init__(self) -> None:
+        target = active()
+        super().__init__(None if target is None else target._replace(as_owner=True))
 
 
 class no_schema(ActiveContext):  # noqa: N801

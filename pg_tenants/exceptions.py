@@ -24,6 +24,7 @@ __all__ = [
     "SchemaNotPermitted",
     "ServerError",
     "SqlTemplateError",
+    "TablesInUse",
     "TenantInUse",
     "TenantNotFound",
     "UnsafeStatement",
@@ -49,11 +50,11 @@ class NoActiveTenant(PgTenantsError, ProgrammingError):
 
 
 class SchemaDoesNotExist(PgTenantsError, ProgrammingError):
-    """The active schema is not in the database, or pg_tenants did not make it."""
+    """The active schema is not in the database, pg_tenants did not make it, or it has no role."""
 
 
 class SchemaNotPermitted(PgTenantsError, ProgrammingError):
-    """The database role may not use, or not make, a schema."""
+    """The database role may not use, or not make, a schema or its role."""
 
 
 class SchemaExists(PgTenantsError, IntegrityError):
@@ -89,7 +90,11 @@ class RowInUse(PgTenantsError, IntegrityError):
 
 
 class TenantInUse(PgTenantsError, ProgrammingError):
-    """A tenant cannot be changed in this way while it is active."""
+    """A tenant cannot be changed in this way while it is active, or while something depends on its role."""
+
+
+class TablesInUse(PgTenantsError, IntegrityError):
+    """Tables cannot be moved to a tenant's schema: others that stay refer to them."""
 
 
 class UnsafeStatement(PgTenantsError, NotSupportedError):

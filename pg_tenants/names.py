@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from collections.abc import Iterable
@@ -12,13 +13,17 @@ from pg_tenants.exceptions import InvalidSchemaName
 
 __all__ = [
     "KEYWORDS",
+    "LOGINS",
     "MARKER_TABLE",
     "MAX_SCHEMA_NAME_BYTES",
     "OWN_TABLES",
+    "SHARED",
     "SQL_HISTORY_TABLE",
+    "group_role_name",
     "is_scratch",
     "normalize_host",
     "physical_name",
+    "role_name",
     "scratch_name",
     "validate_schema_name",
 ]
@@ -38,6 +43,13 @@ MAX_SCHEMA_NAME_BYTES = _IDENTIFIER_BYTES - _WORKER_PREFIX_BYTES
 """Longest schema name in bytes; what is left of PostgreSQL's 63 is room for a test worker's prefix."""
 
 _SCRATCH = "_scratch_"
+LOGINS = "logins"
+"""The group role that every login of the project belongs to: it may take on each tenant's role."""
+
+SHARED = "shared"
+"""The group role that every tenant's role belongs to: it may use what the fixed modules share."""
+
+_HASH_DIGITS = 16
 _HOST_LENGTH = 253
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]")
 _SHAPE = re.compile(r"[a-z][a-z0-9_]*")
@@ -129,6 +141,30 @@ def scratch_name() -> str:
 def is_scratch(schema: str) -> bool:
     """Return whether a schema is one that lives no longer than a transaction."""
     return schema.startswith(_SCRATCH)
+
+
+def role_name(database: int, schema: str) -> str:
+    """Return the PostgreSQL role of a tenant's schema.
+
+    Roles are a whole server's, so the name says which database is meant: by its oid, which stays when a database is
+    renamed and differs from that of each copy.
+
+    Args:
+        database: the oid of the database.
+        schema: the schema, by its name in the database.
+    """
+    name = f"pgt_{database}_{schema}"
+    if len(name.encode()) <= _IDENTIFIER_BYTES:
+        return name
+    # No schema's name has a tilde, so a short name is never another's cut one.
+    digest = hashlib.sha256(schema.encode()).hexdigest()[:_HASH_DIGITS]
+    room = _IDENTIFIER_BYTES - _HASH_DIGITS - 1
+    return f"{name.encode()[:room].decode(errors='ignore')}~{digest}"
+
+
+def group_role_name(database: int, group: str, worker: str = "") -> str:
+    """Return the name of a group role of a database, ``LOGINS`` or ``SHARED``. Each test worker has its own."""
+    return f"pgt_{database}~{worker and worker + '~'}{group}"
 
 
 def normalize_host(host: str) -> str:

@@ -1,5 +1,8 @@
 """Schemas in the database: create, drop, rename, list, exists.
 
+The role of a tenant's schema is dropped and renamed with it, in the same transaction. It is made by ``roles.ensure``,
+at the end of what fills the schema: making it locks what other tenants' creation needs until the transaction ends.
+
 A schema of ours has a marker table. Each statement of a tenant holds a lock on it, so dropping and renaming wait for
 the statements that run, and the ones after them find nothing instead of another schema.
 """
@@ -10,15 +13,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
-from django.db import DEFAULT_DB_ALIAS, connections, transaction
+from django.db import DEFAULT_DB_ALIAS, transaction
 from django.db.utils import ProgrammingError
 from psycopg import errors as pg_errors
 
-from pg_tenants.backends.base import TenantDatabaseWrapperMixin
+from pg_tenants import roles
+from pg_tenants.backends.base import tenant_connection
 from pg_tenants.backends.prefix import advisory_key, quote
 from pg_tenants.context import current_schema, no_schema
 from pg_tenants.exceptions import (
-    ConfigurationError,
     InvalidSchemaName,
     SchemaDoesNotExist,
     SchemaExists,
@@ -28,21 +31,6 @@ from pg_tenants.exceptions import (
 from pg_tenants.names import MARKER_TABLE
 
 __all__ = ["create", "drop", "exists", "is_ready", "list", "rename", "table_exists", "tenant_connection"]
-
-
-def tenant_connection(using: str = DEFAULT_DB_ALIAS) -> TenantDatabaseWrapperMixin:
-    """Return the connection of an alias that has our backend.
-
-    Raises:
-        ConfigurationError: the alias has another ENGINE.
-    """
-    connection = connections[using]
-    if not isinstance(connection, TenantDatabaseWrapperMixin):
-        raise ConfigurationError(
-            f"DATABASES[{using!r}] has the ENGINE {connection.settings_dict['ENGINE']!r}, which knows no tenants. "
-            "Set it to 'pg_tenants.backends.postgresql'."
-        )
-    return connection
 
 
 def create(schema: str, *, using: str = DEFAULT_DB_ALIAS, if_not_exists: bool = False) -> bool:
@@ -107,7 +95,8 @@ def drop(schema: str, *, using: str = DEFAULT_DB_ALIAS, if_exists: bool = False)
 
     Raises:
         SchemaDoesNotExist: it is not there, or has no marker, and ``if_exists`` is not set.
-        TenantInUse: the schema is active here.
+        TenantInUse: the schema is active here, or something else depends on its role.
+        SchemaNotPermitted: the schema has a role, which the database role may not drop.
     """
     connection = tenant_connection(using)
     name = connection.physical_schema(schema)
@@ -118,6 +107,7 @@ def drop(schema: str, *, using: str = DEFAULT_DB_ALIAS, if_exists: bool = False)
                 return False
             raise _missing(name)
         cursor.execute(f"DROP SCHEMA {quote(name)} CASCADE")
+        roles.drop(cursor, name)
     return True
 
 
@@ -140,6 +130,7 @@ def rename(schema: str, to: str, *, using: str = DEFAULT_DB_ALIAS) -> None:
                 f"The schema {name!r} cannot be renamed to {new!r}: that one exists. Choose another name."
             )
         cursor.execute(f"ALTER SCHEMA {quote(name)} RENAME TO {quote(new)}")
+        roles.rename(cursor, name, new)
 
 
 def exists(schema: str, *, using: str = DEFAULT_DB_ALIAS) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import psycopg
 from django.core.signals import setting_changed
-from django.db import DEFAULT_DB_ALIAS
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.dispatch import receiver
 from django.utils.functional import cached_property
@@ -19,13 +19,13 @@ from pg_tenants.access import wanted
 from pg_tenants.backends.connecting import attempt, connecting_class, connection_hint
 from pg_tenants.backends.cursor import BACKEND_PID, attach
 from pg_tenants.backends.errors import TenantCursorWrapper, TenantErrorWrapper
-from pg_tenants.backends.prefix import EMPTY, Prefix, build_prefix, quote, with_settings
+from pg_tenants.backends.prefix import EMPTY, Prefix, build_prefix, quote, take_role, with_settings
 from pg_tenants.backends.schema import SchemaWatcher
-from pg_tenants.context import bind, current, current_schema
+from pg_tenants.context import active, bind, current
 from pg_tenants.databases import password_of
 from pg_tenants.exceptions import ConfigurationError
 from pg_tenants.modules import registry
-from pg_tenants.names import MARKER_TABLE, physical_name
+from pg_tenants.names import MARKER_TABLE, physical_name, role_name
 from pg_tenants.observations import store
 
 if TYPE_CHECKING:
@@ -35,9 +35,12 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-__all__ = ["TenantDatabaseWrapperMixin"]
+__all__ = ["DATABASE", "TenantDatabaseWrapperMixin", "tenant_connection"]
 
 _PREFIXES_KEPT = 1024
+DATABASE = "SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()"
+"""Asks for the oid of the database, by which tenants' roles are named."""
+
 _ACTIVE, _EXTENSIONS = "active", "extensions"
 READONLY = (("transaction_read_only", "on"),)
 _wrappers: WeakSet[TenantDatabaseWrapperMixin] = WeakSet()
@@ -50,7 +53,7 @@ class TenantDatabaseWrapperMixin(_Base):
         # Who asks for the connection first may know it by an alias that carries a tenant.
         super().__init__(settings_dict, str(alias))
         self._options: tuple[object, conf.AliasOptions] | None = None
-        self.prefixes: dict[str | None, Prefix] = {}
+        self.prefixes: dict[Hashable, Prefix] = {}
         self._narrowed: str | None = None
         self._pooled: tuple[object, bool] | None = None
         self.qualifies_own_tables = False
@@ -61,6 +64,8 @@ class TenantDatabaseWrapperMixin(_Base):
         self.schema_watchers: list[SchemaWatcher] = []
         self.remakes_indexes = False
         """Whether an index of the name of one that is made concurrently is what a killed session has left."""
+        self.database_oid: int | None = None
+        """Which database the connection leads to, where tenants' roles are used: they are named by it."""
         _wrappers.add(self)
 
     @property
@@ -82,11 +87,15 @@ class TenantDatabaseWrapperMixin(_Base):
     def statement_prefix(self) -> Prefix | None:
         """Return what goes before a statement sent now; None where the alias has no schema to choose.
 
-        It is kept in ``prefixes`` by the name of the active schema, where cursors look first.
+        It is kept in ``prefixes`` by the key of the context's entry, where cursors look first.
+
+        Raises:
+            ConfigurationError: ``PG_TENANTS["ROLES"]`` was switched on after the connection was made.
         """
         if self.alias == NO_DB_ALIAS:
             return None
-        named = current_schema()
+        entry = current.get()
+        named = None if entry is None else entry.schema_name
         options = self.tenant_options
         if options.schema is not None:
             schema: str | None = options.schema
@@ -95,12 +104,38 @@ class TenantDatabaseWrapperMixin(_Base):
         else:
             schema = named
         proved = None if schema is None or self._narrowed == _EXTENSIONS else self.physical_schema(schema)
-        prefix = self.prefixes.get(named)
+        key = None if entry is None else entry.key
+        prefix = self.prefixes.get(key)
         if prefix is None:
             if len(self.prefixes) > _PREFIXES_KEPT:
                 self.prefixes.clear()
-            prefix = self.prefixes[named] = build_prefix(self.search_path(schema), proved)
+            role = self._role(proved) if self.uses_roles else None
+            prefix = self.prefixes[key] = build_prefix(self.search_path(schema), proved, role, self.own_role)
         return prefix
+
+    @property
+    def own_role(self) -> str:
+        """Return the role that Django takes on by ``OPTIONS["assume_role"]``; empty for that of the login."""
+        return self.settings_dict["OPTIONS"].get("assume_role") or ""
+
+    @property
+    def uses_roles(self) -> bool:
+        """Whether statements of a tenant take on its role; those of an alias that is bound to a schema do not."""
+        config = conf.get()
+        return config is not None and config.roles and self.tenant_options.schema is None
+
+    def _role(self, schema: str | None) -> str:
+        """Return the role of a tenant's schema; empty for a fixed module's, for none, and for who asks as the owner."""
+        target, modules = active(), registry()
+        assert modules is not None
+        if schema is None or target is None or target.as_owner or target.schema_name in modules.fixed_schemas:
+            return ""
+        if self.database_oid is None:
+            raise ConfigurationError(
+                f"PG_TENANTS['ROLES'] was switched on while DATABASES[{self.alias!r}] was connected, so the tenants' "
+                "roles are not known to it. Close the connection: connections.close_all()."
+            )
+        return role_name(self.database_oid, schema)
 
     def search_path(self, schema: str | None) -> list[str]:
         """Return the schemas, by their names in the database, that statements look in while ``schema`` is active."""
@@ -225,8 +260,19 @@ class TenantDatabaseWrapperMixin(_Base):
         Receivers of ``connection_created`` see the extensions' schema alone, whatever is active.
         """
         self.read_options()
+        self.database_oid = None
         with self.extensions_schema_only():
             super().connect()
+            if self.uses_roles:
+                self._learn_database()
+
+    def _learn_database(self) -> None:
+        """Ask each connection once, also where a pool hands it out again, which database it leads to."""
+        connection: Any = self.connection
+        if getattr(connection, "tenant_database", None) is None:
+            with self.without_prefix() as execute:
+                connection.tenant_database = execute(DATABASE).fetchone()[0]
+        self.database_oid = connection.tenant_database
 
     def create_cursor(self, name: str | None = None) -> Any:
         """Return Django's cursor, made to ask for the prefix whenever it sends a statement."""
@@ -271,6 +317,9 @@ class TenantDatabaseWrapperMixin(_Base):
         self.ensure_connection()
         assert self.connection is not None
         with self.wrap_database_errors, self.connection.cursor() as cursor:
+            if self.in_atomic_block and self.uses_roles:
+                # A statement of a tenant's, earlier in the transaction, may have taken a role on.
+                cursor.execute(take_role(self.own_role))
             yield cursor.execute
 
     def is_pooled(self) -> bool:
@@ -284,6 +333,21 @@ class TenantDatabaseWrapperMixin(_Base):
                 pid = cursor.execute(BACKEND_PID).fetchone()[0]
             self._pooled = (connection, pid != connection.pgconn.backend_pid)
         return self._pooled[1]
+
+
+def tenant_connection(using: str = DEFAULT_DB_ALIAS) -> TenantDatabaseWrapperMixin:
+    """Return the connection of an alias that has our backend.
+
+    Raises:
+        ConfigurationError: the alias has another ENGINE.
+    """
+    connection = connections[using]
+    if not isinstance(connection, TenantDatabaseWrapperMixin):
+        raise ConfigurationError(
+            f"DATABASES[{using!r}] has the ENGINE {connection.settings_dict['ENGINE']!r}, which knows no tenants. "
+            f"Set it to {conf.ENGINE!r}."
+        )
+    return connection
 
 
 @receiver(setting_changed)

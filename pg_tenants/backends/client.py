@@ -45,9 +45,12 @@ class TenantDatabaseClient(DatabaseClient):
         place = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
         known = {key: params.get(name) or settings_dict.get(key) for key, name in place.items()}
         args, env = super().settings_to_cmd_args_env({**settings_dict, **known}, list(parameters))
-        if connection.statement_prefix() is None:
+        prefix = connection.statement_prefix()
+        if prefix is None:
             return args, env
         options = [params.get("options", ""), f"-c search_path={_escape(self._search_path())}"]
+        if prefix.role:
+            options.append(f"-c role={_escape(prefix.role)}")
         return args, {**(env or {}), "PGOPTIONS": " ".join(filter(None, options))}
 
     def _search_path(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Hashable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from time import perf_counter
@@ -64,8 +64,8 @@ _TEMPLATE: Any = getattr(_compat, "Template", ())
 class Source(Protocol):
     """What a cursor asks when it sends a statement: our database wrapper."""
 
-    prefixes: dict[str | None, Prefix]
-    """The prefixes made so far, by the name of the active schema."""
+    prefixes: dict[Hashable, Prefix]
+    """The prefixes made so far, by the key of the context's entry."""
 
     def statement_prefix(self) -> Prefix | None:
         """Return what goes before a statement sent now; None for nothing."""
@@ -110,7 +110,7 @@ class TenantCursorMixin(_Base):
     def _prefix_for(self, query: bytes) -> Prefix | None:
         """Return what goes before a statement that is sent now, and remember it for the rest of the transaction."""
         entry = current.get()
-        prefix = self.tenant_source.prefixes.get(None if entry is None else entry.schema_name)
+        prefix = self.tenant_source.prefixes.get(None if entry is None else entry.key)
         if prefix is None:
             prefix = self.tenant_source.statement_prefix()
             if prefix is None:

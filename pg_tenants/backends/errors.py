@@ -14,7 +14,7 @@ from psycopg import pq
 from pg_tenants.backends.prefix import Prefix
 from pg_tenants.context import current_schema
 from pg_tenants.exceptions import RowInUse, SchemaDoesNotExist, SchemaNotPermitted
-from pg_tenants.names import MARKER_TABLE
+from pg_tenants.names import LOGINS, MARKER_TABLE, group_role_name
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -33,6 +33,10 @@ NO_TENANT = "No tenant is active: tenants' tables are seen inside tenant_context
 
 POSITION = pq.DiagnosticField.STATEMENT_POSITION
 _OF_SCHEMA = (e.InvalidSchemaName, e.UndefinedTable, e.InsufficientPrivilege)
+_ROLE_NOTE = (
+    "The statement ran as the role {role!r}, which may use its tenant's schema and what the modules share, and change "
+    "no table's definition. DDL belongs into migrations, or into pg_tenants.context.as_owner()."
+)
 _LINE = re.compile(r"^LINE (\d+): ", re.MULTILINE)
 
 
@@ -54,7 +58,8 @@ class TenantErrorWrapper(DatabaseErrorWrapper):
             exc_type = type(exc_value)
         schema = getattr(exc_value, "tenant_schema", None)
         if schema is not None and isinstance(exc_value, e.Error):
-            raise _translated(exc_value, schema).with_traceback(traceback) from exc_value
+            role = getattr(exc_value, "tenant_role", None)
+            raise _translated(exc_value, schema, role).with_traceback(traceback) from exc_value
         if isinstance(exc_value, e.ForeignKeyViolation) and (in_use := self._in_use(exc_value)) is not None:
             raise in_use.with_traceback(traceback) from exc_value
         try:
@@ -114,8 +119,22 @@ class TenantCursorWrapper(CursorWrapper):
         self.cursor.close()
 
 
-def _translated(exc: e.Error, schema: str) -> SchemaDoesNotExist | SchemaNotPermitted:
+def _translated(exc: e.Error, schema: str, role: str | None) -> SchemaDoesNotExist | SchemaNotPermitted:
     server = exc.diag.message_primary
+    if isinstance(exc, e.InvalidParameterValue):
+        return SchemaDoesNotExist(
+            f"The active schema {schema!r} is not in the database, or has not got its role yet ({server}). Nothing was "
+            "run. A tenant's role is made with its schema, and where PG_TENANTS['ROLES'] was switched on later, by "
+            "migrate_schemas."
+        )
+    if role and isinstance(exc, e.InsufficientPrivilege):
+        group = group_role_name(int(role.split("_")[1]), LOGINS)
+        return SchemaNotPermitted(
+            f"The connection may not take on the role {role!r} of the active schema {schema!r}, or that role may not "
+            f"do there what was asked for ({server}). Nothing was run. Run migrate_schemas, which gives roles their "
+            f'rights. A login that does not migrate itself needs GRANT "{group}" TO it. DDL belongs into migrations, '
+            "or into pg_tenants.context.as_owner()."
+        )
     if isinstance(exc, e.InsufficientPrivilege):
         return SchemaNotPermitted(
             f"The database role may not use the active schema {schema!r} ({server}). Nothing was run. Grant it USAGE "
@@ -134,8 +153,8 @@ def error_of_prefix(result: PGresult, prefix: Prefix, encoding: str, own: str | 
     Where the schema is the cause, the error is marked for ``TenantErrorWrapper``, which says so to the user.
     """
     exc = e.error_from_result(result, encoding=encoding)
-    if isinstance(exc, _OF_SCHEMA):
-        vars(exc)["tenant_schema"] = prefix.schema
+    if isinstance(exc, _OF_SCHEMA) or (prefix.role and isinstance(exc, e.InvalidParameterValue)):
+        _mark(exc, prefix)
     return with_own_position(exc, result, prefix, own)
 
 
@@ -146,7 +165,13 @@ def mark_if_of_schema(exc: e.Error, prefix: Prefix) -> None:
     message = exc.diag.message_primary or ""
     # A missing table is named as "schema.table"; that one says nothing of the schema.
     if MARKER_TABLE in message or re.search(rf"(?<!\w){re.escape(prefix.schema)}(?![\w.])", message):
-        vars(exc)["tenant_schema"] = prefix.schema
+        _mark(exc, prefix)
+    elif prefix.role and isinstance(exc, e.InsufficientPrivilege):
+        exc.add_note(_ROLE_NOTE.format(role=prefix.role))
+
+
+def _mark(exc: e.Error, prefix: Prefix) -> None:
+    vars(exc).update(tenant_schema=prefix.schema, tenant_role=prefix.role)
 
 
 def with_own_position(exc: e.Error, result: PGresult, prefix: Prefix, own: str | None = None) -> e.Error:

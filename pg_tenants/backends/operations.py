@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pg_tenants.backends import compiler
 from pg_tenants.backends.prefix import quote
-from pg_tenants.context import active
+from pg_tenants.context import active, as_owner
 from pg_tenants.exceptions import NoActiveTenant
 from pg_tenants.modules import TableName, has_ambiguous_tables, registry
 
@@ -47,6 +47,11 @@ class TenantOperationsMixin(_Base):
     def sql_flush(self, style: Any, tables: Any, **kwargs: Any) -> list[str]:
         """Return the statements that empty tables; without a tenant, those of fixed modules are meant."""
         return super().sql_flush(style, [self._meant_by_flush(table) for table in tables], **kwargs)
+
+    def execute_sql_flush(self, sql_list: Any) -> None:
+        """Empty tables; only their owner may set their sequences back."""
+        with as_owner():
+            super().execute_sql_flush(sql_list)
 
     def _meant_by_flush(self, table: str) -> str:
         try:

@@ -30,6 +30,7 @@ __all__ = [
     "classify",
     "moving",
     "quote",
+    "take_role",
     "with_settings",
 ]
 
@@ -77,6 +78,7 @@ class Prefix:
 
     Attributes:
         schema: the schema whose presence is proved, by its name in the database; None without an active one.
+        role: the role that it takes on; empty for the connection's own, None where roles are not used.
         simple: goes before the statement in a message of the simple protocol.
         results: how many results ``simple`` yields.
         check: goes behind the statement; empty without an active schema, and then yields no result, else one.
@@ -89,6 +91,7 @@ class Prefix:
     """
 
     schema: str | None
+    role: str | None
     simple: bytes
     results: int
     check: bytes
@@ -105,15 +108,22 @@ _CHANGED = "changed_meanwhile"
 """What the check of a pipeline calls a schema that was changed and brought back; the server finds none of that name."""
 
 
-def build_prefix(path: Sequence[str], schema: str | None) -> Prefix:
+def build_prefix(path: Sequence[str], schema: str | None, role: str | None = None, own_role: str = "") -> Prefix:
     """Return the prefix for a search path.
 
     Args:
         path: schemas by their names in the database, in order.
         schema: the one whose marker is locked; None for none.
+        role: the role to take on; empty for the connection's own, None to leave roles alone.
+        own_role: the connection's own role; empty for the one that its session began with.
     """
     search_path = ", ".join(map(quote, path))
     literal = "'" + search_path.replace("'", "''") + "'"
+    # Before the marker's lock, which proves that the role may use the schema.
+    assumed = kept = back = ""
+    if role is not None:
+        assumed, kept = f" {take_role(role or own_role)};", f" {take_role(role or own_role, local=False)};"
+        back = f"{take_role(own_role, local=False)}; "
     marker = "" if schema is None else f"{quote(schema)}.{MARKER_TABLE}"
     lock = f" LOCK TABLE ONLY {marker} IN ACCESS SHARE MODE;" if marker else ""
     # LOCK is refused in the implicit transaction of a pipeline by PostgreSQL 15; a scan takes the same lock.
@@ -126,21 +136,41 @@ def build_prefix(path: Sequence[str], schema: str | None) -> Prefix:
     same = f"{version} = pg_catalog.current_setting('{_VERSION}')"
     compared = f"(CASE WHEN {same} THEN 'pg_catalog' ELSE '{_CHANGED}' END)::pg_catalog.regnamespace"
     proof = f", {noted}, {scan}" if marker else ""
-    simple = f"SET LOCAL search_path = {search_path};{lock}\n"
+    simple = f"SET LOCAL search_path = {search_path};{assumed}{lock}\n"
     key = advisory_key(schema or "")
     return Prefix(
         schema=schema,
+        role=role,
         simple=simple.encode(),
-        results=2 if marker else 1,
+        results=1 + bool(assumed) + bool(marker),
         # On a line of its own: the statement may end with a comment.
         check=f"\n;{lock[:-1]}".encode() if marker else b"",
         characters=len(simple),
-        pipeline=(f"SELECT pg_catalog.set_config('search_path', {literal}, true){proof}".encode(),),
+        pipeline=(
+            *(() if role is None else (_role_query(role or own_role),)),
+            f"SELECT pg_catalog.set_config('search_path', {literal}, true){proof}".encode(),
+        ),
         pipeline_check=(f"SELECT {scan}, {compared}".encode(),) if marker else (),
         suffix=f" /* {hashlib.sha256(search_path.encode()).hexdigest()[:20]} */".encode(),
-        enter=f"SELECT pg_catalog.pg_advisory_lock_shared({key}); SET search_path = {search_path};{lock}".encode(),
-        leave=f"RESET search_path; SELECT pg_catalog.pg_advisory_unlock_shared({key})".encode(),
+        enter=(
+            f"SELECT pg_catalog.pg_advisory_lock_shared({key}); SET search_path = {search_path};{kept}{lock}".encode()
+        ),
+        leave=f"RESET search_path; {back}SELECT pg_catalog.pg_advisory_unlock_shared({key})".encode(),
     )
+
+
+def take_role(role: str, *, local: bool = True) -> str:
+    """Return the statement that takes a role on, until the transaction ends if local; empty for that of the session."""
+    return f"SET{' LOCAL' * local} " + (f"ROLE {quote(role)}" if role else '"role" = DEFAULT')
+
+
+def _role_query(role: str) -> bytes:
+    """Return the query that takes a role on in a pipeline.
+
+    It is a query of its own: the server checks what the next one may do before it runs it.
+    """
+    value = "'" + role.replace("'", "''") + "'" if role else "NULL"
+    return f"SELECT pg_catalog.set_config('role', {value}, true)".encode()
 
 
 def moving(prefix: Prefix) -> Prefix:
@@ -156,6 +186,7 @@ def moving(prefix: Prefix) -> Prefix:
 
 EMPTY = Prefix(
     schema=None,
+    role=None,
     simple=b"",
     results=0,
     check=b"",

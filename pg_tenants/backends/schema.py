@@ -6,7 +6,7 @@ import re
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pg_tenants.context import active
+from pg_tenants.context import active, as_owner
 from pg_tenants.modules import TableName
 
 if TYPE_CHECKING:
@@ -44,6 +44,23 @@ class TenantSchemaEditorMixin(_Base):
     Not so for apps without migrations: their tables are made before those of other apps, which the path would then find
     in another schema.
     """
+
+    def __enter__(self) -> Any:
+        """Begin, with the rights of the tables' owner."""
+        self._as_owner = as_owner()
+        self._as_owner.__enter__()
+        try:
+            return super().__enter__()
+        except BaseException:
+            self._as_owner.__exit__(None, None, None)
+            raise
+
+    def __exit__(self, *exc_info: Any) -> None:
+        """End what was begun."""
+        try:
+            super().__exit__(*exc_info)
+        finally:
+            self._as_owner.__exit__(None, None, None)
 
     def quote_name(self, name: str) -> str:
         """Return the quoted name, qualified where it is a table of another schema."""

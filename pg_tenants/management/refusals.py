@@ -7,6 +7,7 @@ INSTALLED_APPS lists them.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -17,7 +18,7 @@ from django.db.utils import ProgrammingError
 from pg_tenants import schemas
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
 from pg_tenants.backends.errors import NO_TENANT
-from pg_tenants.context import ActiveContext, active
+from pg_tenants.context import ActiveContext, active, as_owner
 from pg_tenants.exceptions import PgTenantsError
 from pg_tenants.migrations import ModuleLoader, Target, fixed_targets, required_registry
 
@@ -32,6 +33,9 @@ APPS_OF = {
     "sqlsequencereset": GIVEN,
 }
 """Commands of Django that say nothing of tables which are elsewhere: whose tables they are to find."""
+
+MAKES_TABLES = ("createcachetable",)
+"""Commands of Django that send DDL as any statement, which the tables' owner alone may do."""
 
 _djangos_execute = BaseCommand.execute
 _djangos_check_history = MigrationLoader.check_consistent_history
@@ -96,7 +100,8 @@ def _execute(command: BaseCommand, /, *args: Any, **options: Any) -> Any:
         labels = (*args, given) if isinstance(given, str) else (*args, *given)
         refuse_absent(APPS_OF[name] or labels, alias, name)
     try:
-        return _djangos_execute(command, *args, **options)
+        with as_owner() if name in MAKES_TABLES else nullcontext():
+            return _djangos_execute(command, *args, **options)
     except PgTenantsError as exc:
         raise CommandError(str(exc)) from exc
     except ProgrammingError as exc:

@@ -18,7 +18,14 @@ from pg_tenants.migrations._single import migrate_target
 from pg_tenants.migrations._sqlfiles import SqlProblem, SqlStep, sql_problems, sql_steps
 from pg_tenants.migrations._sqlhistory import SqlRun, sql_history
 from pg_tenants.migrations._sqlnew import make_sql_files
-from pg_tenants.migrations._targets import Target, fixed_targets, required_registry, unmatched, waiting_tenants
+from pg_tenants.migrations._targets import (
+    Target,
+    fixed_targets,
+    required_registry,
+    tenant_targets,
+    unmatched,
+    waiting_tenants,
+)
 from pg_tenants.migrations._verify import verify
 
 __all__ = [
@@ -48,6 +55,7 @@ __all__ = [
     "sql_history",
     "sql_problems",
     "sql_steps",
+    "tenant_targets",
     "unmatched",
     "verify",
     "waiting_tenants",

@@ -46,10 +46,12 @@ class Report:
     Attributes:
         results: of each schema that the run came to.
         held_back: names of the schemas that were not touched, since a canary failed.
+        roles: names of the schemas whose roles were made, or given what they lacked.
     """
 
     results: list[SchemaResult] = field(default_factory=list)
     held_back: list[str] = field(default_factory=list)
+    roles: list[str] = field(default_factory=list)
 
     @property
     def failed(self) -> list[SchemaResult]:
@@ -68,6 +70,7 @@ class Report:
             "changed": len([result for result in self.changed if result.error is None]),
             "failed": len(self.failed),
             "held_back": self.held_back,
+            "roles": self.roles,
         }
 
 

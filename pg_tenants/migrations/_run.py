@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from django.db import DEFAULT_DB_ALIAS
 
-from pg_tenants import extensions, schemas
+from pg_tenants import extensions, roles, schemas
+from pg_tenants.exceptions import PgTenantsError
 from pg_tenants.migrations._before import made_sure
 from pg_tenants.migrations._events import Progress
 from pg_tenants.migrations._executor import ModuleLoader
@@ -59,12 +61,8 @@ def apply(
     fixed = fixed_targets(using)
     fixed_names = {target.schema for target in fixed}
     if not options.plan:
-        turns = Turns(tenant_connection(using))
-        try:
-            with turns.of(""):
-                prepare_database(using, fixed)
-        finally:
-            turns.close()
+        with _alone(using):
+            prepare_database(using, fixed)
     report = Report()
     fleet = Fleet(options, using, report, progress)
     # Tenants are listed after the fixed modules are migrated: their table may be one of them.
@@ -74,11 +72,27 @@ def apply(
     fleet.run(first)
     if report.failed:
         return report
+    if not options.plan:
+        with _alone(using):
+            roles.ensure_shared(using=using)
     rest = [name for name in names if name not in fixed_names]
     if not names or rest:
         tenants = choose(tenant_targets(using), names=rest, modules=modules, exclude=exclude)
         fleet.run(tenants, jobs=options.jobs, canary=options.canary)
+    if not options.plan:
+        _give_roles(report, using)
     return report
+
+
+@contextmanager
+def _alone(using: str) -> Iterator[None]:
+    """Wait until no other run changes what all schemas share."""
+    turns = Turns(tenant_connection(using))
+    try:
+        with turns.of(""):
+            yield
+    finally:
+        turns.close()
 
 
 def prepare_database(using: str, fixed: Sequence[Target]) -> None:
@@ -89,3 +103,23 @@ def prepare_database(using: str, fixed: Sequence[Target]) -> None:
     extensions.install(extensions.wanted(using), schema=modules.extensions_schema, using=using)
     for target in fixed:
         schemas.create(target.schema, using=using, if_not_exists=True)
+
+
+def _give_roles(report: Report, using: str) -> None:
+    """Give the roles of tenants' schemas what they lack, read for all of them at once."""
+    connection = tenant_connection(using)
+    if not connection.uses_roles:
+        return
+    fixed = {target.schema for target in fixed_targets(using)}
+    results = {
+        connection.physical_schema(result.schema): result
+        for result in report.results
+        if result.schema not in fixed and not result.error
+    }
+    for state in roles.states([result.schema for result in results.values()], using=using):
+        result = results[state.schema]
+        try:
+            if state.lacking and roles.ensure(result.schema, using=using):
+                report.roles.append(result.schema)
+        except PgTenantsError as exc:
+            result.error = exc

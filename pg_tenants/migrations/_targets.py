@@ -61,8 +61,8 @@ class Target:
 
     @property
     def active(self) -> ActiveSchema:
-        """Return what is active while it is migrated."""
-        return ActiveSchema(self.schema, self.modules[0].name, self.tenant)
+        """Return what is active while it is migrated: with the rights of the tables' owner."""
+        return ActiveSchema(self.schema, self.modules[0].name, self.tenant, as_owner=True)
 
 
 def required_registry() -> Registry:

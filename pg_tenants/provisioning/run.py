@@ -8,7 +8,7 @@ from typing import Any
 
 from django.db import DatabaseError, IntegrityError, models, router, transaction
 
-from pg_tenants import schemas
+from pg_tenants import roles, schemas
 from pg_tenants.context import no_schema
 from pg_tenants.exceptions import InvalidSchemaName, SchemaExists, UnsafeStatement, WrongStatus
 from pg_tenants.migrations import Options, Target, migrate_target, required_registry
@@ -154,6 +154,7 @@ def _make_schema(tenant: Any, module: Module, home: str, goal: str, *, adopt: bo
     else:
         schemas.create(name, using=using)
         migrate_target(Target(name, (module,), tenant), Options(verbosity=0, run_syncdb=True), using=using)
+    roles.ensure(name, using=using)
     _send(post_tenant_create, tenant, home)
     if goal == ACTIVE:
         _send(pre_tenant_activate, tenant, home)

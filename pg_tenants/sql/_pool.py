@@ -6,14 +6,15 @@ import asyncio
 import weakref
 from contextlib import suppress
 from contextvars import Context
-from typing import Any
+from typing import Any, cast
 
 from django.db import DEFAULT_DB_ALIAS, connections
 from psycopg import AsyncClientCursor, AsyncConnection, AsyncCursor, OperationalError
 
-from pg_tenants.backends.base import TenantDatabaseWrapperMixin
+from pg_tenants.backends.base import DATABASE, TenantDatabaseWrapperMixin
 from pg_tenants.backends.connecting import connection_hint
 from pg_tenants.backends.cursor import TenantCursorMixin, attach, tenant_class
+from pg_tenants.backends.prefix import take_role
 from pg_tenants.databases import password_of
 from pg_tenants.exceptions import ConfigurationError
 
@@ -85,6 +86,13 @@ class AsyncPool:
         )
 
     async def _configure(self, connection: Any) -> None:
+        if self.source.uses_roles and self.source.database_oid is None:
+            async with AsyncCursor(connection) as cursor:
+                await cursor.execute(DATABASE)
+                self.source.database_oid = cast(Any, await cursor.fetchone())[0]
+        if self.source.own_role:
+            async with AsyncCursor(connection) as cursor:
+                await cursor.execute(take_role(self.source.own_role, local=False).encode())
         zone = self.source.timezone_name
         if zone and connection.info.parameter_status("TimeZone") != zone:
             # Not by our cursor: nothing is active in the pool's own tasks.

@@ -225,6 +225,8 @@ class Command(DjangoCommand):
             done = len([result for result in report.changed if result.error is None])
             same = len(report.results) - done - len(report.failed)
             text = f"{_schemas(len(report.results))}: {done} {verb}, {same} up to date"
+            if report.roles:
+                self.stdout.write(f"{_schemas(len(report.roles))} got a role, or what the role lacked.")
             failed = f", {len(report.failed)} failed" if report.failed else ""
             style = self.style.WARNING if report.failed else self.style.SUCCESS
             self.stdout.write(style(f"{text}{failed}") + f" ({seconds:.1f} s)")
