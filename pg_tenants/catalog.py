@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from django.db import DEFAULT_DB_ALIAS, transaction
@@ -14,7 +15,7 @@ from pg_tenants.exceptions import SchemaDoesNotExist
 from pg_tenants.names import MARKER_TABLE
 from pg_tenants.schemas import tenant_connection
 
-__all__ = ["Difference", "differences"]
+__all__ = ["Difference", "Mention", "differences", "mentions"]
 
 
 class Difference(NamedTuple):
@@ -59,15 +60,61 @@ def differences(
         SchemaDoesNotExist: one of them is not there.
     """
     left_out = frozenset(ignore)
-    with no_schema(), transaction.atomic(using=using), tenant_connection(using).without_prefix() as execute:
+    with _reading(using) as execute:
         wanted, found = (_read(execute, name, left_out) for name in (model, other))
-        # Nothing was written; so the path is as it was, for triggers that wait for the end of the transaction.
-        transaction.set_rollback(True, using=using)
     return [
         Difference(kind, name, wanted.get((kind, name)), found.get((kind, name)))
         for kind, name in sorted({*wanted, *found})
         if not _same(wanted.get((kind, name)), found.get((kind, name)), model, other)
     ]
+
+
+class Mention(NamedTuple):
+    """An object whose text names a schema.
+
+    Attributes:
+        kind: what it is: ``function``, ``view``, …
+        name: its name, with that of its table where it has one.
+    """
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+def mentions(schema: str, of: str, *, using: str = DEFAULT_DB_ALIAS) -> list[Mention]:
+    """Return the objects of a schema whose text names another schema, as the body of a function may.
+
+    PostgreSQL keeps such text as it was written: it does not follow where a schema is renamed or cloned. Bodies of
+    functions are named where the schema's name is a word in them, all else where a dot follows it. A column or an alias
+    of that name reads the same.
+
+    Args:
+        schema: the schema to look in, by its name in the database.
+        of: the one that is looked for.
+        using: the database alias.
+
+    Raises:
+        SchemaDoesNotExist: the schema to look in is not there.
+    """
+    with _reading(using) as execute:
+        found = _read(execute, schema, frozenset())
+    word = rf'(?<![\w$.])"?{re.escape(of)}"?'
+    return [
+        Mention(kind, name)
+        for (kind, name), definition in sorted(found.items())
+        if kind != "comment" and re.search(word + (r"(?![\w$])" if kind == "function" else r"\s*\."), definition)
+    ]
+
+
+@contextmanager
+def _reading(using: str) -> Iterator[Callable[[str], Any]]:
+    with no_schema(), transaction.atomic(using=using), tenant_connection(using).without_prefix() as execute:
+        yield execute
+        # Nothing was written; so the path is as it was, for triggers that wait for the end of the transaction.
+        transaction.set_rollback(True, using=using)
 
 
 def _read(execute: Callable[[str], Any], schema: str, ignore: frozenset[str]) -> dict[tuple[str, str], str]:

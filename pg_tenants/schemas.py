@@ -27,7 +27,7 @@ from pg_tenants.exceptions import (
 )
 from pg_tenants.names import MARKER_TABLE
 
-__all__ = ["create", "drop", "exists", "is_ready", "list", "rename", "table_exists", "tenant_connection"]
+__all__ = ["create", "drop", "exists", "is_ready", "list", "lock", "rename", "table_exists", "tenant_connection"]
 
 
 def tenant_connection(using: str = DEFAULT_DB_ALIAS) -> TenantDatabaseWrapperMixin:
@@ -140,6 +140,20 @@ def rename(schema: str, to: str, *, using: str = DEFAULT_DB_ALIAS) -> None:
                 f"The schema {name!r} cannot be renamed to {new!r}: that one exists. Choose another name."
             )
         cursor.execute(f"ALTER SCHEMA {quote(name)} RENAME TO {quote(new)}")
+
+
+def lock(schema: str, *, using: str = DEFAULT_DB_ALIAS) -> None:
+    """Keep all others out of a schema of ours until the transaction ends; it waits for those that use it.
+
+    Raises:
+        SchemaDoesNotExist: it is not there, or has no marker.
+        TenantInUse: the schema is active here.
+    """
+    name = tenant_connection(using).physical_schema(schema)
+    _refuse_active(schema, "locked")
+    with _no_schema_atomic(using), tenant_connection(using).cursor() as cursor:
+        if not _lock(cursor, name):
+            raise _missing(name)
 
 
 def exists(schema: str, *, using: str = DEFAULT_DB_ALIAS) -> bool:
