@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from asgiref.sync import sync_to_async
-
 from django.apps import apps
 from django.core.exceptions import ValidationError
 from django.db import models, router, transaction
@@ -447,9 +446,13 @@ class TenantMixin(models.Model):
         """As ``resume``."""
         return await sync_to_async(self.resume)()
 
-    for _changes in ("provision", "suspend", "resume", "clone", "rename", "archive", "delete"):
-        locals()[_changes].alters_data = locals()[f"a{_changes}"].alters_data = True
-    del _changes
+    _changing: tuple[Any, ...] = (
+        *(provision, suspend, resume, clone, rename, archive, delete),
+        *(aprovision, asuspend, aresume, aclone, arename, aarchive, adelete),
+    )
+    for _changes in _changing:
+        _changes.alters_data = True
+    del _changing, _changes
 
     @property
     def is_active(self) -> bool:

@@ -166,7 +166,7 @@ def _settings(using: str) -> Iterator[None]:
 def _called(name: str, dumped: str, using: str) -> Iterator[None]:
     """Call a schema what the dump calls it; one that has that name steps aside meanwhile."""
     connection = tenant_connection(using)
-    aside = f"pg_tenants_aside_{secrets.token_hex(8)}"
+    aside = f"aside_of_pg_tenants_{secrets.token_hex(8)}"
     # Names in the text are full, but what functions call need not be, and is then what they find in their own schema.
     path = ", ".join(map(quote, dict.fromkeys([dumped, *connection.search_path(None)])))
     with connection.without_prefix() as execute:

@@ -151,6 +151,7 @@ class _Making:
         schemas.rename(name, fresh, using=using)
         schemas.create(name, using=using)
         self._load(name, using, rows=lambda dumped: _copy_rows(self._physical(fresh, using), dumped, using))
+        _fire_pending(self._physical(fresh, using), using)
         schemas.drop(fresh, using=using)
         self._verify(name, module)
 
@@ -173,6 +174,19 @@ class _Making:
 
     def _physical(self, name: str, using: str) -> str:
         return schemas.tenant_connection(using).physical_schema(name)
+
+
+def _fire_pending(schema: str, using: str) -> None:
+    """Have a schema's deferred constraints look at its rows now: no table can be dropped before."""
+    name = "'" + quote(schema).replace("'", "''") + "'"
+    with schemas.tenant_connection(using).without_prefix() as execute:
+        found = execute(
+            "SELECT DISTINCT conname FROM pg_catalog.pg_constraint"  # noqa: S608  # quoted
+            f" WHERE condeferrable AND connamespace = pg_catalog.to_regnamespace({name})"
+        ).fetchall()
+        if found:
+            names = ", ".join(f"{quote(schema)}.{quote(constraint)}" for (constraint,) in found)
+            execute(f"SET CONSTRAINTS {names} IMMEDIATE")
 
 
 _COLUMNS = """
