@@ -330,7 +330,7 @@ class TenantMixin(models.Model):
         """
         host = None if domain is None else normalize_domain(domain)
         using = self._state.db
-        tenant = type(self)(**{**cloning.fields_of(self), **fields, "schema_name": schema_name})
+        tenant = type(self)(schema_name=schema_name, **cloning.fields_of(self, fields), **fields)
         # Not a transaction around all: for rows, a dump comes first, which sees what is committed.
         cloning.clone(self, tenant, data=data, using=using, progress=progress, after=_adding_domain(host, using))
         return tenant

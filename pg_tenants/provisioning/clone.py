@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,18 @@ from pg_tenants.provisioning.adopt import listed, unequal_migrations
 __all__ = ["clone", "fields_of", "refuse_taken", "refuse_transaction"]
 
 
-def fields_of(source: Any) -> dict[str, Any]:
-    """Return the values that a clone's row takes from its source's: those of fields that need not be unique."""
-    left_out = {"schema_name", "status", "created_at"}
+def fields_of(source: Any, given: Collection[str]) -> dict[str, Any]:
+    """Return the values that a clone's row takes from its source's: those of fields that need not be unique.
+
+    Args:
+        source: the tenant to clone.
+        given: names of fields that have other values.
+    """
+    left_out = {"schema_name", "status", "created_at", *given}
     return {
         field.attname: getattr(source, field.attname)
         for field in type(source)._meta.concrete_fields
-        if not (field.primary_key or field.unique or field.attname in left_out)
+        if not (field.primary_key or field.unique or {field.name, field.attname} & left_out)
     }
 
 
