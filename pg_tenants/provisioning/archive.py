@@ -23,6 +23,7 @@ from typing import Any
 import django
 from django.apps import apps
 from django.core.exceptions import ValidationError
+from django.core.management.color import no_style
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import IntegrityError, models, router, transaction
 from django.db.migrations.loader import MigrationLoader
@@ -59,7 +60,7 @@ class Manifest:
         row: the values of the tenant's fields, by the fields' names.
         domains: of each domain, ``domain`` and ``is_primary``.
         migrations: app and name of each migration that the schema has recorded.
-        roles: the roles that something in it was granted to.
+        roles: the roles that something in it was granted to, or that a policy is for.
         versions: of ``pg_tenants``, ``django``, ``postgresql`` and ``pg_dump``.
         size, sha256: of the dump.
         created_at: when it was made, in ISO 8601.
@@ -280,6 +281,9 @@ SELECT DISTINCT r.rolname FROM (
         JOIN pg_catalog.pg_namespace n ON n.oid = d.defaclnamespace WHERE n.nspname = {name}
 ) every CROSS JOIN pg_catalog.aclexplode(every.acl) g
 JOIN pg_catalog.pg_roles r ON r.oid = g.grantee AND g.grantee <> g.grantor
+UNION SELECT r.rolname FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_class c ON c.oid = p.polrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_roles r ON r.oid = ANY (p.polroles) WHERE n.nspname = {name}
 ORDER BY 1
 """
 
@@ -371,6 +375,7 @@ def restore(
         if not domain and tenant.schema_name != manifest.schema_name:
             domains = []
         _refuse_taken(tenant, domains, module, home, path)
+        _settle_key(tenant, home)
 
         def fill(made: Any, of: Module) -> None:
             if progress:
@@ -399,6 +404,7 @@ def restore(
         with transaction.atomic(using=home):
             tenant.save(using=home)
             _keep_time(tenant, manifest, home)
+            _advance_keys(tenant, home)
     return tenant
 
 
@@ -406,10 +412,10 @@ def _tenant(model: type[Any], manifest: Manifest, schema_name: str | None, path:
     """Return an unsaved tenant with what the archive has of its row."""
     tenant = model(schema_name=schema_name or manifest.schema_name)
     for field in model._meta.concrete_fields:
-        # Numbers that a database gives are its own; other keys are kept, for what refers to them from outside.
-        if isinstance(field, models.AutoField) or field.attname not in manifest.row or field.name == "schema_name":
+        if field.attname not in manifest.row or field.name == "schema_name":
             continue
-        if field.primary_key and schema_name not in (None, manifest.schema_name):
+        # A tenant of another name is another one.
+        if field.primary_key and tenant.schema_name != manifest.schema_name:
             continue
         try:
             setattr(tenant, field.attname, field.to_python(manifest.row[field.attname]))
@@ -418,6 +424,24 @@ def _tenant(model: type[Any], manifest: Manifest, schema_name: str | None, path:
     if tenant.status != run.SUSPENDED:
         tenant.status = run.PROVISIONING
     return tenant
+
+
+def _settle_key(tenant: Any, home: str) -> None:
+    """Give up the archived row's key where it is taken by now."""
+    with no_schema():
+        if tenant.pk is not None and run.rows_of(tenant, home).exists():
+            tenant.pk = tenant._meta.pk.get_default()
+            for parent in tenant._meta.parents:
+                setattr(tenant, parent._meta.pk.attname, tenant.pk)
+
+
+def _advance_keys(tenant: Any, home: str) -> None:
+    """Have the database give no key that was brought along."""
+    connection = transaction.get_connection(home)
+    owner = run.rows_of(tenant, home).model
+    with no_schema(), connection.cursor() as cursor:
+        for statement in connection.ops.sequence_reset_sql(no_style(), [owner]):
+            cursor.execute(statement)
 
 
 def _domains(home: str) -> Any:

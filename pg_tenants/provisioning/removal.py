@@ -61,7 +61,7 @@ class Use(NamedTuple):
 
 _USES = """
 SELECT DISTINCT l.pid, COALESCE(a.application_name, ''), a.client_addr::text, a.state,
-    EXTRACT(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::float8, COALESCE(a.query, '')
+    EXTRACT(epoch FROM pg_catalog.statement_timestamp() - a.xact_start)::float8, COALESCE(a.query, '')
 FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
 WHERE l.granted AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
     AND COALESCE(a.backend_type, '') <> 'autovacuum worker'

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +44,14 @@ def tenant_schemas() -> list[str]:
 
 
 @pytest.fixture
-def nasty(acme: Any, raw: Any) -> Iterator[Any]:
+def nasty(acme: Any, raw: Any) -> Any:
     """Return the tenant acme with one of everything that PostgreSQL has, beside what the migrations made."""
     raw.execute(
         f"DO $$ BEGIN CREATE ROLE {ROLE} NOLOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
     )
     run_in(raw, physical("acme"), NASTY, role=ROLE)
     run_in(raw, physical("acme"), ROWS, role=ROLE)
-    yield acme
-    acme.delete()
+    return acme
 
 
 def dumped(name: str, server_params: dict[str, Any], *options: str) -> str:

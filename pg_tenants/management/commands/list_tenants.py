@@ -25,7 +25,9 @@ class Command(BaseCommand):
         """Add the options."""
         parser.add_argument("--status", choices=TenantStatus.values, help="Only tenants of this status.")
         parser.add_argument(
-            "--sizes", action="store_true", help="With what the tables take on disk, and about how many rows they have."
+            "--sizes",
+            action="store_true",
+            help="With what the tables take on disk, and about how many rows they have; slow where there are many.",
         )
         parser.add_argument("--json", action="store_true", help="Print JSON.")
 
@@ -40,7 +42,7 @@ class Command(BaseCommand):
         ):
             domains.setdefault(tenant_id, []).append(domain)
         tenants = list(tenants)
-        found = self._sizes(tenants) if options["json"] or options["sizes"] else {}
+        found = self._sizes(tenants) if options["sizes"] else {}
         now = timezone.now()
         rows = [
             {
@@ -49,7 +51,7 @@ class Command(BaseCommand):
                 "status": tenant.status,
                 "created_at": tenant.created_at.isoformat(),
                 "age_days": (now - tenant.created_at).days,
-                **found.get(tenant.schema_name, _UNKNOWN),
+                **(found.get(tenant.schema_name, _UNKNOWN) if options["sizes"] else {}),
                 "domains": domains.get(tenant.pk, []),
             }
             for tenant in tenants
