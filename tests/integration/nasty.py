@@ -43,6 +43,8 @@ NASTY = r"""
         CONSTRAINT thing_mood CHECK (mood <> 'glad' OR good(mood))
     ) WITH (fillfactor = 70, autovacuum_enabled = off);
     CREATE INDEX thing_glad ON thing (good(mood)) INCLUDE (label) WHERE price > 1;
+    -- The server's text of this is read as another expression.
+    CREATE UNIQUE INDEX thing_some ON thing (code) WHERE code IN ('a', 'b') AND label::varchar(9) IN ('a', 'b');
     CREATE STATISTICS thing_stats ON label, number FROM thing;
     ALTER TABLE thing ALTER COLUMN label SET STATISTICS 77, ALTER COLUMN label SET STORAGE EXTERNAL;
     CREATE TABLE "Strange table; --" ("COPY x FROM stdin;" text);

@@ -1,9 +1,10 @@
 """A process of its own that makes and deletes tenants when it is told to, for tests of races and kills.
 
-It reads lines such as ``create acme`` and answers each with one of ``ok`` or the error's class and text. After
-``stop post_tenant_create`` it says ``stopped`` when that signal comes, and waits for another line before it goes on.
-``run archive_tenant acme FILE`` runs a command, ``hold acme`` reads in a transaction that stays open until the next
-line, and ``work acme`` writes notes until an error, which it answers with behind their number.
+Its argument is a database of the run's server, or the URL of another one. It reads lines such as ``create acme`` and
+answers each with one of ``ok`` or the error's class and text. After ``stop post_tenant_create`` it says ``stopped``
+when that signal comes, and waits for another line before it goes on. ``run archive_tenant acme FILE`` runs a command,
+``hold acme`` reads in a transaction that stays open until the next line, and ``work acme`` writes notes until an error,
+which it answers with behind their number.
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ from django.conf import settings
 
 
 def main() -> None:
-    settings.DATABASES["default"]["NAME"] = sys.argv[1]
+    where = sys.argv[1]
+    if "://" in where:
+        from pg_tenants.conf import database
+
+        settings.DATABASES["default"] = database(where)
+    else:
+        settings.DATABASES["default"]["NAME"] = where
     django.setup()
     say("ready")
     for line in sys.stdin:

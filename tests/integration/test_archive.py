@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Iterator
@@ -37,11 +35,9 @@ from pg_tenants.provisioning.archive import read_manifest
 from tests.conftest import DATA_PREFIX, set_status
 from tests.integration.test_clone import ROLE, dumped, nasty, physical, tenant_schemas
 from tests.integration.test_commands import run
-from tests.integration.test_races import child, settle
+from tests.integration.test_races import Child, child, settle
 
 __all__ = ["child", "nasty"]
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -281,40 +277,29 @@ def elsewhere() -> Iterator[Any]:
         server.erase()
 
 
-def manage(params: dict[str, Any], *args: str) -> str:
-    """Run a command of a deployment that has another database."""
-    url = "postgres://{user}:{password}@{host}:{port}/postgres".format(**params)
-    done = subprocess.run(
-        [sys.executable, "manage.py", *args],
-        cwd=ROOT,
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.child_settings", "DATABASE_URL": url},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    return done.stdout + done.stderr
-
-
 def test_another_server(nasty: Any, file: Path, raw: Any, elsewhere: dict[str, Any]) -> None:
     """Roles and shared rows that are missing there are named; once they are there, all is, under any name."""
-    manage(elsewhere, "migrate_schemas", "--verbosity=0")
     nasty.archive(file)
-    with psycopg.connect(**elsewhere, dbname="postgres", autocommit=True) as there:
-        assert f"not on this server: {ROLE}" in manage(elsewhere, "restore_tenant", str(file))
-        assert f'role "{ROLE}" does not exist' in manage(elsewhere, "restore_tenant", str(file), "--no-privileges")
-        there.execute(f"CREATE ROLE {ROLE}")
-        refused = manage(elsewhere, "restore_tenant", str(file), "--as", "initech", "--no-color")
-        assert "Bring that row here first" in refused
-        assert "Traceback" not in refused
-        assert not there.execute("SELECT FROM pg_namespace WHERE nspname IN ('acme', 'initech')").fetchall()
-        assert "Restored tenant acme." in manage(elsewhere, "restore_tenant", str(file))
-        # The shared row is there by now.
-        assert "Restored tenant initech." in manage(elsewhere, "restore_tenant", str(file), "--as", "initech")
-        query = "SELECT label, mood::text, twice FROM {}.thing ORDER BY id"
-        here = raw.execute(sql.SQL(query).format(sql.Identifier(physical("acme")))).fetchall()
-        for name in ("acme", "initech"):
-            assert there.execute(sql.SQL(query).format(sql.Identifier(name))).fetchall() == here
-        assert "initech" in manage(elsewhere, "list_tenants", "--status", "active")
+    process = Child("postgres://{user}:{password}@{host}:{port}/postgres".format(**elsewhere))
+    try:
+        with psycopg.connect(**elsewhere, dbname="postgres", autocommit=True) as there:
+            assert process.ask("run migrate_schemas") == "ok"
+            assert f"not on this server: {ROLE}" in process.ask(f"run restore_tenant {file}")
+            assert f'role "{ROLE}" does not exist' in process.ask(f"run restore_tenant {file} --no-privileges")
+            there.execute(f"CREATE ROLE {ROLE}")
+            assert "Bring that row here first" in process.ask(f"run restore_tenant {file} --as initech")
+            assert not there.execute("SELECT FROM pg_namespace WHERE nspname IN ('acme', 'initech')").fetchall()
+            assert process.ask(f"run restore_tenant {file}") == "ok"
+            # The shared row is there by now.
+            assert process.ask(f"run restore_tenant {file} --as initech") == "ok"
+            query = "SELECT label, mood::text, twice FROM {}.thing ORDER BY id"
+            here = raw.execute(sql.SQL(query).format(sql.Identifier(physical("acme")))).fetchall()
+            for name in ("acme", "initech"):
+                assert there.execute(sql.SQL(query).format(sql.Identifier(name))).fetchall() == here
+            found = there.execute("SELECT schema_name, status FROM customers_tenant ORDER BY 1").fetchall()
+            assert found == [("acme", "active"), ("initech", "active")]
+    finally:
+        process.kill()
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------

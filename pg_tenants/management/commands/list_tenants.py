@@ -27,7 +27,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--sizes",
             action="store_true",
-            help="With what the tables take on disk, and about how many rows they have; slow where there are many.",
+            help="With bytes on disk, and about how many rows there are; slow for many tenants.",
         )
         parser.add_argument("--json", action="store_true", help="Print JSON.")
 
