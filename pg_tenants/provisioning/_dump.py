@@ -46,6 +46,8 @@ _LOCAL = {
 }
 _RESTRICT = re.compile(rb"^\\restrict (\w+)\r?\n", re.MULTILINE)
 _PIECE = 1 << 16
+# A role of a tenant's schema, as pg_tenants makes it: for another schema it would be the wrong tenant's.
+_TENANTS_GRANT = re.compile(rb'(?:TO|FROM) "?pgt_\d+[_~][^"\s]*?"?(?: WITH GRANT OPTION)?;')
 
 
 def dump_version(using: str) -> int:
@@ -134,7 +136,7 @@ def load(
         return [program, *options, str(path)]
 
     what = f"The schema {name!r} cannot be filled"
-    with no_schema(), _settings(using), _called(name, dumped, using), _worded(what, using):
+    with no_schema(), _worded(what, using), _settings(using), _called(name, dumped, using):
         _run_script(_programs.run(text("pre-data"), {}, what), using)
         if rows is not None:
             rows(dumped)
@@ -229,8 +231,16 @@ def _own(script: bytes) -> Iterator[bytes]:
         if words[:1] == [b"set"]:
             if words[1] in _KEPT_SETTINGS:
                 yield b"SET LOCAL" + statement[3:]
-        elif words[:3] != [b"select", b"pg_catalog", b"set_config"] and words[:2] != [b"create", b"schema"]:
+        elif (
+            words[:3] != [b"select", b"pg_catalog", b"set_config"]
+            and words[:2] != [b"create", b"schema"]
+            and not (_is_grant(words) and _TENANTS_GRANT.search(statement))
+        ):
             yield statement
+
+
+def _is_grant(words: list[bytes]) -> bool:
+    return words[0] in (b"grant", b"revoke") or words[:3] == [b"alter", b"default", b"privileges"]
 
 
 def _copy(stream: IO[bytes], using: str, what: str, progress: Progress | None) -> None:

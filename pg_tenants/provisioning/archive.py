@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import secrets
 import tempfile
@@ -41,6 +42,8 @@ from pg_tenants.provisioning.adopt import listed
 from pg_tenants.provisioning.clone import refuse_taken, refuse_transaction
 
 __all__ = ["Manifest", "Progress", "archive", "archive_and_delete", "read_manifest", "restore"]
+
+logger = logging.getLogger("pg_tenants")
 
 FORMAT = 1
 DUMP, MANIFEST = "schema.dump", "manifest.json"
@@ -280,7 +283,7 @@ SELECT DISTINCT r.rolname FROM (
     UNION ALL SELECT d.defaclacl FROM pg_catalog.pg_default_acl d
         JOIN pg_catalog.pg_namespace n ON n.oid = d.defaclnamespace WHERE n.nspname = {name}
 ) every CROSS JOIN pg_catalog.aclexplode(every.acl) g
-JOIN pg_catalog.pg_roles r ON r.oid = g.grantee AND g.grantee <> g.grantor
+JOIN pg_catalog.pg_roles r ON r.oid = g.grantee AND g.grantee <> g.grantor AND r.rolname !~ '^pgt_[0-9]+[_~]'
 UNION SELECT r.rolname FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_class c ON c.oid = p.polrelid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_catalog.pg_roles r ON r.oid = ANY (p.polroles) WHERE n.nspname = {name}
@@ -376,6 +379,7 @@ def restore(
             domains = []
         _refuse_taken(tenant, domains, module, home, path)
         _settle_key(tenant, home)
+        _tell_left_out(tenant, manifest, path, progress)
 
         def fill(made: Any, of: Module) -> None:
             if progress:
@@ -424,6 +428,16 @@ def _tenant(model: type[Any], manifest: Manifest, schema_name: str | None, path:
     if tenant.status != run.SUSPENDED:
         tenant.status = run.PROVISIONING
     return tenant
+
+
+def _tell_left_out(tenant: Any, manifest: Manifest, path: Path, progress: Progress | None) -> None:
+    left_out = sorted(set(manifest.row) - {field.attname for field in tenant._meta.concrete_fields})
+    if left_out:
+        text = f"{path} has values of fields that the model has not; they are left out: {', '.join(left_out)}."
+        if progress:
+            progress(text)
+        else:
+            logger.warning("%s", text)
 
 
 def _settle_key(tenant: Any, home: str) -> None:

@@ -157,7 +157,10 @@ def test_files_that_are_refused(acme: Any, file: Path) -> None:
     with pytest.raises(ProgramUnavailable, match="no pg_restore of PostgreSQL 99"):
         restore(rewritten(file, versions={**manifest.versions, "pg_dump": 99}))
     assert (tenant_schemas(), Tenant.objects.count()) == ([], 0)
-    assert restore(rewritten(file, roles=["nobody_of_this_name"]), privileges=False).is_active
+    lines: list[str] = []
+    other = rewritten(file, roles=["nobody_of_this_name"], row={**manifest.row, "former": 1})
+    assert restore(other, privileges=False, progress=lines.append).is_active
+    assert lines[0].endswith("left out: former.")
 
 
 def test_a_domain_that_is_taken(acme: Any, globex: Any, file: Path) -> None:

@@ -322,6 +322,34 @@ def test_behind_a_pooler(acme: Any, through_pgbouncer: Any, tmp_path: Path) -> N
     assert tenant_schemas() == [physical("acme")]
 
 
+def test_grants_to_a_role_of_the_schema_are_not_cloned(acme: Any, raw: Any) -> None:
+    """It would let one tenant's role into another's schema; grants to others are cloned."""
+    roles = ("pgt_1_acme", "pgt_1_very~long", "test_clone_other")
+    schema = sql.Identifier(physical("acme"))
+    try:
+        for role in map(sql.Identifier, roles):
+            raw.execute(sql.SQL("CREATE ROLE {}").format(role))
+            raw.execute(
+                sql.SQL(
+                    "GRANT USAGE ON SCHEMA {0} TO {1};"
+                    "GRANT SELECT ON ALL TABLES IN SCHEMA {0} TO {1} WITH GRANT OPTION;"
+                    "ALTER DEFAULT PRIVILEGES IN SCHEMA {0} GRANT SELECT ON TABLES TO {1}"
+                ).format(schema, role)
+            )
+        acme.clone("initech", data=True)
+        found = raw.execute(
+            "SELECT DISTINCT grantee::regrole::text FROM (SELECT nspacl AS acl FROM pg_namespace WHERE nspname = %(n)s"
+            " UNION ALL SELECT relacl FROM pg_class WHERE relnamespace = to_regnamespace(%(n)s)"
+            " UNION ALL SELECT defaclacl FROM pg_default_acl WHERE defaclnamespace = to_regnamespace(%(n)s)) a,"
+            " aclexplode(acl) WHERE grantee::regrole <> current_user::regrole ORDER BY 1",
+            {"n": physical("initech")},
+        ).fetchall()
+        assert found == [("test_clone_other",)]
+    finally:
+        for role in map(sql.Identifier, roles):
+            raw.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(role))
+
+
 def test_async_forms(acme: Any) -> None:
     """Each has one that may be awaited."""
 
