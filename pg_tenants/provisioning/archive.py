@@ -158,6 +158,9 @@ def archive_and_delete(
             tenant, remove, grace=grace, terminate=terminate, using=home, before_drop=write, progress=progress
         )
     except TenantInUse:
+        # All attempts were rolled back.
+        if made:
+            path.unlink()
         raise
     except PgTenantsError:
         # The file stays in any case: whether a commit that failed took place may be unknown.

@@ -152,6 +152,8 @@ class _Making:
             )
         if not self._differences(name, using):
             return
+        with schemas.tenant_connection(using).without_prefix() as execute:
+            execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         self.dump(using, structure_only=True)
         fresh = f"clone_{secrets.token_hex(8)}"
         schemas.rename(name, fresh, using=using)

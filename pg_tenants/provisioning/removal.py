@@ -27,7 +27,7 @@ _DROP_WAITS = "2s"
 """How long the drop waits for locks. Statements of the tenant queue up behind it meanwhile."""
 
 _TRIES = 3
-"""How often the drop is tried when the grace is over: sessions may have come between the look and the lock."""
+"""How often the drop is tried when sessions are ended for it: clients connect again."""
 
 _PREFIX = re.compile(r"\ASET LOCAL search_path = [^\n]*\n")
 
@@ -128,25 +128,24 @@ def delete(
         )
     _mark(tenant, home)
     schema, deadline = tenant.schema_name, time.monotonic() + grace
-    told = ended = False
-    tries = _TRIES
-    while tries:
+    told = False
+    while time.monotonic() < deadline:
         found = uses(schema, using=module.database)
-        late = time.monotonic() >= deadline
-        if found and progress and not told:
-            progress(f"waiting for {len(found)} sessions that use {schema}")
-            told = True
-        if found and late and not terminate:
-            break
-        if found and late and not ended:
-            _terminate(found, module.database)
-            found, ended = [], True
         if not found:
             done, result = _attempt(tenant, remove, module, home, before_drop)
             if done:
                 return result
-        tries -= late
+        elif progress and not told:
+            progress(f"waiting for sessions that use {schema}: {len(found)}")
+            told = True
         time.sleep(_PAUSE)
+    # From here on whoever comes waits behind the drop, so statements that are short are no hindrance.
+    for _ in range(_TRIES if terminate else 1):
+        done, result = _attempt(tenant, remove, module, home, before_drop)
+        if done:
+            return result
+        if terminate:
+            _terminate(uses(schema, using=module.database), module.database)
     raise _in_use(schema, grace, uses(schema, using=module.database))
 
 
@@ -170,6 +169,8 @@ def _attempt(
         with run.work(home, module):
             with schemas.tenant_connection(module.database).without_prefix() as execute:
                 execute(f"SET LOCAL lock_timeout = '{_DROP_WAITS}'")
+                # What is done before the drop may take its time outside the database.
+                execute("SET LOCAL idle_in_transaction_session_timeout = 0")
             if before_drop is not None:
                 schemas.lock(tenant.schema_name, using=module.database)
                 before_drop()

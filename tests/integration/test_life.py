@@ -127,6 +127,13 @@ def test_killed_while_a_tenant_is_renamed(acme: Any, child: Any, raw: Any, serve
 # -- delete under traffic ---------------------------------------------------------------------------------------------
 
 
+def wait_for(status: int, seen: list[Any]) -> None:
+    deadline = time.monotonic() + 60
+    while all(response.status_code != status for response in seen):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_delete_under_traffic(acme: Any, globex: Any, raw: Any, child: Any) -> None:
     """Requests get the tenant's pages, then 503, then 404; what is in flight ends in a clear error, never elsewhere."""
     notes = sql.Identifier(physical("acme"), "notes_note")
@@ -148,9 +155,9 @@ def test_delete_under_traffic(acme: Any, globex: Any, raw: Any, child: Any) -> N
         assert worker.ask("work acme") == "working"
         for thread in threads:
             thread.start()
-        time.sleep(0.5)
+        wait_for(200, seen)
         assert acme.delete(grace=0.5)[0]
-        time.sleep(0.3)
+        wait_for(404, seen)
     finally:
         done.set()
         for thread in threads:
@@ -178,7 +185,7 @@ def test_delete_of_a_tenant_that_is_held(acme: Any, child: Any, raw: Any) -> Non
     lines: list[str] = []
     with pytest.raises(TenantInUse, match=rf"(?s)still used after 0.3 s.*pid {pid}.*idle in transaction for .*SELECT"):
         acme.delete(grace=0.3, progress=lines.append)
-    assert lines == ["waiting for 1 sessions that use acme"]
+    assert lines == ["waiting for sessions that use acme: 1"]
     assert acme.status == "deleting"
     assert get("acme.localhost").status_code == 503
     assert "acme" in run("list_tenants", "--status", "deleting")
