@@ -13,7 +13,17 @@ from pg_tenants.context import no_schema
 from pg_tenants.exceptions import SchemaDoesNotExist
 from pg_tenants.schemas import tenant_connection
 
-__all__ = ["Description", "Difference", "Fingerprint", "compare", "describe", "differences", "fingerprints"]
+__all__ = [
+    "Description",
+    "Difference",
+    "Fingerprint",
+    "Mention",
+    "compare",
+    "describe",
+    "differences",
+    "fingerprints",
+    "mentions",
+]
 
 Fingerprint = tuple[int, int]
 """How many objects a schema has, and the sum of the hashes of their definitions."""
@@ -124,6 +134,45 @@ def compare(wanted: Description, found: Description) -> list[Difference]:
         Difference(*key, wanted.objects.get(key), found.objects.get(key))
         for key in sorted({*wanted.objects, *found.objects})
         if not _same(wanted.objects.get(key), found.objects.get(key), wanted.schema, found.schema)
+    ]
+
+
+class Mention(NamedTuple):
+    """An object whose text names a schema.
+
+    Attributes:
+        kind: what it is: ``function``, ``view``, …
+        name: its name, with that of its table where it has one.
+    """
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+def mentions(schema: str, of: str, *, using: str = DEFAULT_DB_ALIAS) -> list[Mention]:
+    """Return the objects of a schema whose text names another schema, as the body of a function may.
+
+    PostgreSQL keeps such text as it was written: it does not follow where a schema is renamed or cloned. Bodies of
+    functions are named where the schema's name is a word in them, all else where a dot follows it. A column or an alias
+    of that name reads the same.
+
+    Args:
+        schema: the schema to look in, by its name in the database.
+        of: the one that is looked for.
+        using: the database alias.
+
+    Raises:
+        SchemaDoesNotExist: the schema to look in is not there.
+    """
+    found = describe(schema, using=using).objects
+    word = rf'(?<![\w$.])"?{re.escape(of)}"?'
+    return [
+        Mention(kind, name)
+        for (kind, name), definition in sorted(found.items())
+        if kind != "comment" and re.search(word + (r"(?![\w$])" if kind == "function" else r"\s*\."), definition)
     ]
 
 

@@ -9,13 +9,16 @@ from django.db import IntegrityError, NotSupportedError, ProgrammingError
 from django.http import Http404
 
 __all__ = [
+    "ArchiveInvalid",
     "ConfigurationError",
+    "CopyFailed",
     "ExtensionUnavailable",
     "InvalidSchemaName",
     "JobRefused",
     "MigrationFailed",
     "NoActiveTenant",
     "PgTenantsError",
+    "ProgramUnavailable",
     "RowInUse",
     "RowMismatch",
     "SchemaDiffers",
@@ -119,6 +122,18 @@ class MigrationFailed(PgTenantsError):
 
 class TenantNotFound(PgTenantsError, Http404):
     """No tenant answers to this request."""
+
+
+class CopyFailed(PgTenantsError):
+    """A schema cannot be cloned, archived or restored; nothing was changed."""
+
+
+class ArchiveInvalid(PgTenantsError):
+    """A file is no archive of a tenant, or damaged, or made for something else than what is here."""
+
+
+class ProgramUnavailable(PgTenantsError):
+    """A client program of PostgreSQL that is needed is not there, or too old for the server."""
 
 
 class ServerError(PgTenantsError):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, ClassVar
 
+from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.core.exceptions import ValidationError
 from django.db import models, router, transaction
@@ -15,7 +18,12 @@ from django.dispatch import receiver
 from pg_tenants import conf, lookups
 from pg_tenants.exceptions import InvalidSchemaName, UnsafeStatement
 from pg_tenants.names import normalize_host
+from pg_tenants.provisioning import archive as archiving
+from pg_tenants.provisioning import clone as cloning
+from pg_tenants.provisioning import removal
+from pg_tenants.provisioning import rename as renaming
 from pg_tenants.provisioning import run as provisioning
+from pg_tenants.provisioning.archive import Manifest, Progress
 from pg_tenants.signals import post_tenant_activate
 
 __all__ = [
@@ -89,6 +97,58 @@ class TenantQuerySet(_NoticedQuerySet):
         return tenant
 
     create_tenant.alters_data = True  # type: ignore[attr-defined]
+
+    async def acreate_tenant(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``create_tenant``."""
+        return await sync_to_async(self.create_tenant)(*args, **kwargs)
+
+    acreate_tenant.alters_data = True  # type: ignore[attr-defined]
+
+    def restore_tenant(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        schema_name: str | None = None,
+        domain: str | None = None,
+        privileges: bool = True,
+        progress: Progress | None = None,
+    ) -> Any:
+        """Make a tenant from a file of ``archive()``, row, schema, domains and all, or nothing; and return it.
+
+        Migrations that the code has and the file has not are run. Restore no file that strangers can write: it holds
+        SQL that is run.
+
+        Args:
+            path: the file.
+            schema_name: another name than it had; then the file's domains are left out.
+            domain: the primary domain, instead of those in the file.
+            privileges: grant what was granted to other roles.
+            progress: is called with lines that say what is done.
+
+        Raises:
+            ArchiveInvalid: the file is damaged, or ahead of the code, or names roles that are not there.
+            SchemaExists: there is a tenant or a schema of this name.
+            CopyFailed: the database refuses something, such as rows that refer to shared rows that it does not have.
+            ProgramUnavailable: there is no pg_restore that reads it.
+        """
+        self._for_write = True
+        return archiving.restore(
+            self.model,
+            Path(path),
+            schema_name=schema_name,
+            domain=None if domain is None else normalize_domain(domain),
+            privileges=privileges,
+            using=self.db,
+            progress=progress,
+        )
+
+    restore_tenant.alters_data = True  # type: ignore[attr-defined]
+
+    async def arestore_tenant(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``restore_tenant``."""
+        return await sync_to_async(self.restore_tenant)(*args, **kwargs)
+
+    arestore_tenant.alters_data = True  # type: ignore[attr-defined]
 
     def bulk_create(self, *args: Any, **kwargs: Any) -> list[Any]:
         """Refuse.
@@ -243,14 +303,169 @@ class TenantMixin(models.Model):
         """
         return provisioning.resume(self)
 
-    for _changes in (provision, suspend, resume):
-        _changes.alters_data = True  # type: ignore[attr-defined]
-    del _changes
+    def clone(
+        self,
+        schema_name: str,
+        *,
+        data: bool = False,
+        domain: str | None = None,
+        progress: Progress | None = None,
+        **fields: Any,
+    ) -> Any:
+        """Make a tenant after this one, row, schema and all, or nothing; and return it.
+
+        Args:
+            schema_name: the new tenant's schema.
+            data: copy the rows as they are at one moment; without it, the tables have what migrations write.
+            domain: a host that leads to it; None for no domain.
+            progress: is called with lines that say what is done.
+            fields: values of the new row; the others are this row's, but for those of unique fields.
+
+        Raises:
+            WrongStatus: this tenant has no schema yet, or is being deleted.
+            SchemaExists, InvalidSchemaName: the new name is taken, or may not be.
+            SchemaDiffers: this tenant lacks migrations, or was changed while it was cloned.
+            CopyFailed, ProgramUnavailable: pg_dump is needed, and failed or is missing.
+            UnsafeStatement: rows are to be copied inside a transaction, or through a pooler.
+        """
+        host = None if domain is None else normalize_domain(domain)
+        using = self._state.db
+        tenant = type(self)(schema_name=schema_name, **cloning.fields_of(self, fields), **fields)
+        # Not a transaction around all: for rows, a dump comes first, which sees what is committed.
+        cloning.clone(self, tenant, data=data, using=using, progress=progress, after=_adding_domain(host, using))
+        return tenant
+
+    async def aclone(self, schema_name: str, **kwargs: Any) -> Any:
+        """As ``clone``."""
+        return await sync_to_async(self.clone)(schema_name, **kwargs)
+
+    def rename(self, schema_name: str, *, progress: Progress | None = None) -> bool:
+        """Give the tenant's row and schema another name, and return whether it had another one.
+
+        It waits for statements and transactions that use the schema. Those that come after it under the old name find
+        no schema.
+
+        Args:
+            schema_name: the new name.
+            progress: is called with warnings about functions whose text names the old schema; without it, the log is.
+
+        Raises:
+            WrongStatus: it has no schema yet, or is being deleted.
+            SchemaExists, InvalidSchemaName: the new name is taken, or may not be.
+            TenantInUse: it is active here.
+            DoesNotExist: the tenant was deleted.
+        """
+        return renaming.rename(self, schema_name, using=self._state.db, progress=progress)
+
+    async def arename(self, schema_name: str, **kwargs: Any) -> bool:
+        """As ``rename``."""
+        return await sync_to_async(self.rename)(schema_name, **kwargs)
+
+    def archive(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        delete: bool = False,
+        grace: float = 0,
+        terminate: bool = False,
+        progress: Progress | None = None,
+    ) -> Manifest:
+        """Write row, domains and schema into a new file, as they are at one moment, and return what the file says.
+
+        ``restore_tenant()`` of a manager makes the tenant again, in this database or another one.
+
+        Args:
+            path: the file. It has this name only when it is complete.
+            delete: delete the tenant, after which nothing more can be written to it than is in the file.
+            grace, terminate: as of ``delete()``.
+            progress: is called with lines that say what is done.
+
+        Raises:
+            WrongStatus: it has no schema yet, or is being deleted.
+            CopyFailed: the file is there already or cannot be written, or pg_dump failed.
+            ProgramUnavailable: there is no pg_dump for this server.
+            UnsafeStatement: a transaction is open, or the alias leads through a pooler.
+            TenantInUse: it is to be deleted, and is still used.
+        """
+        using, file = self._state.db, Path(path)
+        if not delete:
+            return archiving.archive(self, file, using=using, progress=progress)
+        return archiving.archive_and_delete(
+            self, file, super().delete, grace=grace, terminate=terminate, using=using, progress=progress
+        )
+
+    async def aarchive(self, path: str | os.PathLike[str], **kwargs: Any) -> Manifest:
+        """As ``archive``."""
+        return await sync_to_async(self.archive)(path, **kwargs)
+
+    def delete(
+        self,
+        using: str | None = None,
+        keep_parents: bool = False,
+        *,
+        grace: float | None = None,
+        terminate: bool = False,
+        progress: Progress | None = None,
+    ) -> tuple[int, dict[str, int]]:
+        """Delete the row and drop the schema with all data, in one transaction.
+
+        Without ``grace`` it waits as long as statements and transactions use the schema. With it, the status
+        ``deleting`` is committed first, so that no request and no job begins in the tenant any more; if the rest fails
+        or is interrupted, the status stays, and it may be called again.
+
+        Args:
+            using, keep_parents: those of Django's ``delete``.
+            grace: seconds to wait for what runs.
+            terminate: end the sessions that use the tenant after that; otherwise they are an error.
+            progress: is called with lines that say what is done.
+
+        Raises:
+            TenantInUse: it is active here, or is still used when the grace is over; the message says by whom.
+            UnsafeStatement: there is a grace, and a transaction is open.
+        """
+        remove = functools.partial(super().delete, using, keep_parents)
+        if grace is None:
+            return remove()
+        return removal.delete(  # type: ignore[no-any-return]
+            self, remove, grace=grace, terminate=terminate, using=using, progress=progress
+        )
+
+    async def adelete(self, using: str | None = None, keep_parents: bool = False, **kwargs: Any) -> Any:
+        """As ``delete``."""
+        return await sync_to_async(self.delete)(using, keep_parents, **kwargs)
+
+    async def aprovision(self, **kwargs: Any) -> bool:
+        """As ``provision``."""
+        return await sync_to_async(self.provision)(**kwargs)
+
+    async def asuspend(self) -> bool:
+        """As ``suspend``."""
+        return await sync_to_async(self.suspend)()
+
+    async def aresume(self) -> bool:
+        """As ``resume``."""
+        return await sync_to_async(self.resume)()
+
+    _changing: tuple[Any, ...] = (
+        *(provision, suspend, resume, clone, rename, archive, delete),
+        *(aprovision, asuspend, aresume, aclone, arename, aarchive, adelete),
+    )
+    for _changes in _changing:
+        _changes.alters_data = True
+    del _changing, _changes
 
     @property
     def is_active(self) -> bool:
         """Whether requests are served for the tenant."""
         return self.status == TenantStatus.ACTIVE
+
+
+def _adding_domain(host: str | None, using: str | None) -> Callable[[Any], None]:
+    def add(tenant: Any) -> None:
+        if host is not None:
+            domain_model()._default_manager.using(using).create(domain=host, tenant=tenant, is_primary=True)
+
+    return add
 
 
 def normalize_domain(domain: str) -> str:

@@ -30,7 +30,7 @@ from pg_tenants.exceptions import (
 )
 from pg_tenants.names import MARKER_TABLE
 
-__all__ = ["create", "drop", "exists", "is_ready", "list", "rename", "table_exists", "tenant_connection"]
+__all__ = ["create", "drop", "exists", "is_ready", "list", "lock", "rename", "table_exists", "tenant_connection"]
 
 
 def create(schema: str, *, using: str = DEFAULT_DB_ALIAS, if_not_exists: bool = False) -> bool:
@@ -131,6 +131,20 @@ def rename(schema: str, to: str, *, using: str = DEFAULT_DB_ALIAS) -> None:
             )
         cursor.execute(f"ALTER SCHEMA {quote(name)} RENAME TO {quote(new)}")
         roles.rename(cursor, name, new)
+
+
+def lock(schema: str, *, using: str = DEFAULT_DB_ALIAS) -> None:
+    """Keep all others out of a schema of ours until the transaction ends; it waits for those that use it.
+
+    Raises:
+        SchemaDoesNotExist: it is not there, or has no marker.
+        TenantInUse: the schema is active here.
+    """
+    name = tenant_connection(using).physical_schema(schema)
+    _refuse_active(schema, "locked")
+    with _no_schema_atomic(using), tenant_connection(using).cursor() as cursor:
+        if not _lock(cursor, name):
+            raise _missing(name)
 
 
 def exists(schema: str, *, using: str = DEFAULT_DB_ALIAS) -> bool:

@@ -17,10 +17,12 @@ __all__ = [
     "post_tenant_activate",
     "post_tenant_create",
     "post_tenant_delete",
+    "post_tenant_rename",
     "post_tenant_suspend",
     "pre_tenant_activate",
     "pre_tenant_create",
     "pre_tenant_delete",
+    "pre_tenant_rename",
     "pre_tenant_suspend",
 ]
 
@@ -41,6 +43,12 @@ pre_tenant_suspend = Signal()
 
 post_tenant_suspend = Signal()
 """The tenant's status is ``suspended``; it is not served from the commit on."""
+
+pre_tenant_rename = Signal()
+"""Before ``rename()`` gives a tenant's schema another name. A third argument, ``schema_name``, has the new one."""
+
+post_tenant_rename = Signal()
+"""Row and schema have the new name. A third argument, ``schema_name``, has the old one."""
 
 pre_tenant_delete = Signal()
 """Before a tenant's schema is dropped and its row deleted. Its data can still be read."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from django.core.management.base import CommandError
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError
 
 from pg_tenants import conf
 from pg_tenants.models import tenant_model
 
-__all__ = ["find_tenant"]
+__all__ = ["find_tenant", "parse_fields", "progress_of"]
 
 
 def find_tenant(schema_name: str) -> Any:
@@ -25,3 +27,35 @@ def find_tenant(schema_name: str) -> Any:
         hint = conf.nearest(schema_name, names) if names else "There is no tenant yet."
         raise CommandError(f"There is no tenant {schema_name!r}. {hint}")
     return tenant
+
+
+def parse_fields(texts: Iterable[str]) -> dict[str, Any]:
+    """Return the values of ``--set FIELD=VALUE`` options by the fields' names.
+
+    Raises:
+        CommandError: the tenant model has no such field, or not such a value.
+    """
+    return dict(_field(text) for text in texts)
+
+
+def progress_of(command: BaseCommand, options: dict[str, Any]) -> Callable[[str], None] | None:
+    """Return a function that prints what is done, on standard error where the output is JSON; None if quiet."""
+    if not options["verbosity"]:
+        return None
+    stream = command.stderr if options.get("json") else command.stdout
+    return lambda line: stream.write(line, command.style.NOTICE)
+
+
+def _field(text: str) -> tuple[str, Any]:
+    model = tenant_model()
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise CommandError(f"--set {text!r} has no '='. Write it as FIELD=VALUE.")
+    known = [field.name for field in model._meta.fields if field.name not in ("schema_name", "module", "status")]
+    if name not in known:
+        raise CommandError(f"--set {text!r}: {model.__name__} has no field {name!r} to set. It has {', '.join(known)}.")
+    field = model._meta.get_field(name)
+    try:
+        return field.attname, field.to_python(value)
+    except ValidationError as exc:
+        raise CommandError(f"--set {text!r}: {' '.join(exc.messages)}") from exc

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.db import transaction
@@ -15,7 +15,7 @@ from pg_tenants.exceptions import SchemaDiffers, SchemaDoesNotExist
 from pg_tenants.migrations import Options, Target, migrate_target
 from pg_tenants.modules import Module
 
-__all__ = ["take_over"]
+__all__ = ["listed", "take_over", "unequal_migrations"]
 
 _SHOWN = 20
 
@@ -42,22 +42,27 @@ def take_over(schema: str, module: Module) -> None:
         migrate_target(Target(model, (module,)), Options(verbosity=0, run_syncdb=True), using=using)
         model_name = connection.physical_schema(model)
         # The migrations first: where one is missing, it explains the rest.
-        found = _unequal_migrations(model_name, name, module) + differences(model_name, name, using=using)
+        found = unequal_migrations(model_name, name, module) + differences(model_name, name, using=using)
         transaction.set_rollback(True, using=using)
     if found:
-        lines = [f"  {difference}" for difference in found[:_SHOWN]]
-        if len(found) > _SHOWN:
-            lines.append(f"  and {len(found) - _SHOWN} more")
         raise SchemaDiffers(
             f"The schema {name!r} cannot be taken over: it is not what the migrations of the module {module.name!r} "
             "make. Bring it to that state by the program that made it, or choose another name. It differs in:\n"
-            + "\n".join(lines),
+            + listed(found),
             found,
         )
     schemas.create(schema, using=using, if_not_exists=True)
 
 
-def _unequal_migrations(model: str, other: str, module: Module) -> list[Difference]:
+def listed(found: Sequence[object]) -> str:
+    """Return lines for an error's message, the first of them where there are many."""
+    lines = [f"  {one}" for one in found[:_SHOWN]]
+    if len(found) > _SHOWN:
+        lines.append(f"  and {len(found) - _SHOWN} more")
+    return "\n".join(lines)
+
+
+def unequal_migrations(model: str, other: str, module: Module) -> list[Difference]:
     """Return the migrations of the module's apps that one of two schemas has recorded; others' may be there."""
     with schemas.tenant_connection(module.database).without_prefix() as execute:
         wanted, found = (_recorded(execute, schema, module) for schema in (model, other))

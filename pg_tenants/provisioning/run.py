@@ -28,24 +28,38 @@ from pg_tenants.signals import (
 
 __all__ = [
     "ACTIVE",
+    "DELETING",
     "FAILED",
     "PROVISIONING",
     "SUSPENDED",
+    "Fill",
     "after_delete",
     "before_delete",
     "before_raw_save",
+    "bring_up_to_date",
     "complete",
     "complete_raw",
     "create",
+    "lock_row",
+    "make_and_migrate",
+    "module_of",
     "owns_row",
     "refuse_changes",
+    "refuse_status",
     "resume",
+    "rows_of",
+    "send",
     "suspend",
     "validate_tenant_schema",
+    "work",
 ]
 
 PROVISIONING, ACTIVE, SUSPENDED, FAILED = "provisioning", "active", "suspended", "failed"
+DELETING = "deleting"
 _KEPT = ("schema_name", "module", "status")
+
+Fill = Callable[[Any, Module], object]
+"""Makes the schema of a tenant, with all that is in it, in the transaction of the caller."""
 
 
 def owns_row(model: type[models.Model]) -> bool:
@@ -87,7 +101,8 @@ def create(
         save: saves the row.
         using: the alias of the tenant's row; None for the router's choice.
         provision: make the schema; if not, only the row is made, with the status ``provisioning``.
-        adopt: take over a schema that is there, instead of making one.
+        adopt: take over a schema that is there, instead of making one. Otherwise ``tenant._fill`` makes it, where that
+            is set, as cloning does.
 
     Raises:
         InvalidSchemaName: the schema may not be called so.
@@ -97,18 +112,19 @@ def create(
         ConfigurationError: the tenant's module is unknown.
     """
     home = using or router.db_for_write(type(tenant), instance=tenant)
-    module = _module(tenant)
+    fill = tenant.__dict__.pop("_fill", None)
+    module = module_of(tenant)
     before = tenant.pk, tenant.module, tenant.status
     tenant.module = module.name
     goal = SUSPENDED if tenant.status == SUSPENDED and provision else ACTIVE
     tenant.status = PROVISIONING
     try:
-        with _work(home, module):
+        with work(home, module):
             if provision:
-                _send(pre_tenant_create, tenant, home)
+                send(pre_tenant_create, tenant, home)
             _save_row(tenant, save, home)
             if provision:
-                _make_schema(tenant, module, home, goal, adopt=adopt)
+                _make_schema(tenant, module, home, goal, adopt=adopt, fill=fill)
     except BaseException:
         tenant.pk, tenant.module, tenant.status = before
         tenant._state.adding = True
@@ -130,38 +146,48 @@ def complete(tenant: Any, *, using: str | None = None, adopt: bool = False) -> b
     known = tenant.status
     try:
         with no_schema(), transaction.atomic(using=home):
-            if _lock(tenant, home).status in (ACTIVE, SUSPENDED):
+            if lock_row(tenant, home).status in (ACTIVE, SUSPENDED):
                 return False
-            _refuse_status(tenant, "be given its schema", (PROVISIONING, FAILED))
-            module = _module(tenant)
+            refuse_status(tenant, "be given its schema", (PROVISIONING, FAILED))
+            module = module_of(tenant)
             with transaction.atomic(using=module.database):
-                _send(pre_tenant_create, tenant, home)
+                send(pre_tenant_create, tenant, home)
                 _make_schema(tenant, module, home, ACTIVE, adopt=adopt)
     except BaseException as exc:
         tenant.status = known
         # What has failed is worth more than a second error from here. An interrupt leaves the tenant as it was.
         with no_schema(), suppress(DatabaseError):
-            if isinstance(exc, Exception) and _rows(tenant, home).filter(status=PROVISIONING).update(status=FAILED):
+            if isinstance(exc, Exception) and rows_of(tenant, home).filter(status=PROVISIONING).update(status=FAILED):
                 tenant.status = FAILED
         raise
     return True
 
 
-def _make_schema(tenant: Any, module: Module, home: str, goal: str, *, adopt: bool) -> None:
-    name, using = tenant.schema_name, module.database
+def _make_schema(tenant: Any, module: Module, home: str, goal: str, *, adopt: bool, fill: Fill | None = None) -> None:
     if adopt:
-        take_over(name, module)
+        take_over(tenant.schema_name, module)
     else:
-        schemas.create(name, using=using)
-        migrate_target(Target(name, (module,), tenant), Options(verbosity=0, run_syncdb=True), using=using)
-    roles.ensure(name, using=using)
-    _send(post_tenant_create, tenant, home)
+        (fill or make_and_migrate)(tenant, module)
+    roles.ensure(tenant.schema_name, using=module.database)
+    send(post_tenant_create, tenant, home)
     if goal == ACTIVE:
-        _send(pre_tenant_activate, tenant, home)
+        send(pre_tenant_activate, tenant, home)
     tenant.status = goal
-    _rows(tenant, home).update(status=goal)
+    rows_of(tenant, home).update(status=goal)
     if goal == ACTIVE:
-        _send(post_tenant_activate, tenant, home)
+        send(post_tenant_activate, tenant, home)
+
+
+def make_and_migrate(tenant: Any, module: Module) -> None:
+    """Make a tenant's schema, and what the migrations make in it."""
+    schemas.create(tenant.schema_name, using=module.database)
+    bring_up_to_date(tenant, module)
+
+
+def bring_up_to_date(tenant: Any, module: Module) -> list[str]:
+    """Run the migrations that a tenant's schema lacks, and return their names."""
+    target = Target(tenant.schema_name, (module,), tenant)
+    return migrate_target(target, Options(verbosity=0, run_syncdb=True), using=module.database)
 
 
 def _save_row(tenant: Any, save: Callable[[], None], home: str) -> None:
@@ -188,7 +214,7 @@ def before_raw_save(tenant: Any, using: str) -> None:
         InvalidSchemaName: the schema may not be called so.
         UnsafeStatement: it would part a tenant from its schema, or is saved outside a transaction.
     """
-    module = _module(tenant)
+    module = module_of(tenant)
     tenant.module = module.name
     if not transaction.get_connection(using).in_atomic_block:
         raise UnsafeStatement(
@@ -203,9 +229,9 @@ def complete_raw(tenant: Any, using: str) -> None:
     goal = tenant.status
     if goal not in (ACTIVE, SUSPENDED):
         return
-    module = _module(tenant)
-    with _work(using, module):
-        _send(pre_tenant_create, tenant, using)
+    module = module_of(tenant)
+    with work(using, module):
+        send(pre_tenant_create, tenant, using)
         _make_schema(tenant, module, using, goal, adopt=False)
 
 
@@ -215,7 +241,7 @@ def refuse_changes(tenant: Any, using: str | None, fields: Collection[str]) -> N
     Raises:
         UnsafeStatement: the row has another value.
     """
-    rows = _rows(tenant, using).values_list(*_KEPT)
+    rows = rows_of(tenant, using).values_list(*_KEPT)
     if transaction.get_connection(using).in_atomic_block:
         rows = rows.select_for_update()
     for field, stored in zip(_KEPT, rows.first() or (), strict=False):
@@ -261,15 +287,15 @@ def _move(tenant: Any, using: str | None, what: str, way: tuple[str, str], befor
     known = tenant.status
     try:
         with no_schema(), transaction.atomic(using=home):
-            status = _lock(tenant, home).status
-            _refuse_status(tenant, what, way)
+            status = lock_row(tenant, home).status
+            refuse_status(tenant, what, way)
             if status == way[1]:
                 return False
-            _send(before, tenant, home)
+            send(before, tenant, home)
             tenant.status = way[1]
             # Django's own save, so that who listens to it learns of the change as well.
             models.Model.save(tenant, using=home, update_fields=["status"])
-            _send(after, tenant, home)
+            send(after, tenant, home)
     except BaseException:
         tenant.status = known
         raise
@@ -284,7 +310,7 @@ def before_delete(tenant: Any, using: str) -> None:
     with no_schema():
         # What is stored counts: the instance may have been changed, or be of a tenant that is gone, whose name another
         # one has by now.
-        stored = _rows(tenant, using).select_for_update().first()
+        stored = rows_of(tenant, using).select_for_update().first()
     tenant._schema_to_drop = stored and (stored.schema_name, stored.module)
     if stored is None:
         return
@@ -294,7 +320,7 @@ def before_delete(tenant: Any, using: str) -> None:
             f"The tenant {tenant!r} has the schema {stored.schema_name!r}, which is not a tenant's. It is not dropped."
         )
     with no_schema():
-        _send(pre_tenant_delete, tenant, using)
+        send(pre_tenant_delete, tenant, using)
 
 
 def after_delete(tenant: Any, using: str) -> None:
@@ -305,36 +331,40 @@ def after_delete(tenant: Any, using: str) -> None:
     name, module = remembered
     schemas.drop(name, using=required_registry().tenant_module(module or None, name).database, if_exists=True)
     with no_schema():
-        _send(post_tenant_delete, tenant, using)
+        send(post_tenant_delete, tenant, using)
 
 
 # -- what they share --------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _work(home: str, module: Module) -> Iterator[None]:
+def work(home: str, module: Module) -> Iterator[None]:
+    """Open a transaction where the row is, and one where the schema is."""
     with no_schema(), transaction.atomic(using=home), transaction.atomic(using=module.database):
         yield
 
 
-def _module(tenant: Any) -> Module:
+def module_of(tenant: Any) -> Module:
+    """Return a tenant's module; a name that no schema may have is an error."""
     name = validate_tenant_schema(tenant.schema_name)
     return required_registry().tenant_module(tenant.module or None, name)
 
 
-def _rows(tenant: Any, using: str | None) -> Any:
+def rows_of(tenant: Any, using: str | None) -> Any:
+    """Return a queryset of the tenant's row, in the table that owns the schemas' names."""
     return _owner(type(tenant))._base_manager.using(using).filter(pk=tenant.pk)
 
 
-def _lock(tenant: Any, home: str) -> Any:
+def lock_row(tenant: Any, home: str) -> Any:
     """Lock the tenant's row, and bring what ties it to its schema up to date in the instance."""
-    stored = _rows(tenant, home).select_for_update().get()
+    stored = rows_of(tenant, home).select_for_update().get()
     for field in _KEPT:
         setattr(tenant, field, getattr(stored, field))
     return stored
 
 
-def _refuse_status(tenant: Any, what: str, allowed: tuple[str, ...]) -> None:
+def refuse_status(tenant: Any, what: str, allowed: tuple[str, ...]) -> None:
+    """Raise WrongStatus where the status is none of these."""
     if tenant.status in allowed:
         return
     remedy = (
@@ -345,5 +375,6 @@ def _refuse_status(tenant: Any, what: str, allowed: tuple[str, ...]) -> None:
     )
 
 
-def _send(signal: Any, tenant: Any, using: str) -> None:
-    signal.send(sender=_owner(type(tenant)), tenant=tenant, using=using)
+def send(signal: Any, tenant: Any, using: str, **more: Any) -> None:
+    """Send a signal of a tenant's life."""
+    signal.send(sender=_owner(type(tenant)), tenant=tenant, using=using, **more)

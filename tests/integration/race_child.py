@@ -1,7 +1,10 @@
 """A process of its own that makes and deletes tenants when it is told to, for tests of races and kills.
 
-It reads lines such as ``create acme`` and answers each with one of ``ok`` or the error's class and text. After
-``stop post_tenant_create`` it says ``stopped`` when that signal comes, and waits for another line before it goes on.
+Its argument is a database of the run's server, or the URL of another one. It reads lines such as ``create acme`` and
+answers each with one of ``ok`` or the error's class and text. After ``stop post_tenant_create`` it says ``stopped``
+when that signal comes, and waits for another line before it goes on. ``run archive_tenant acme FILE`` runs a command,
+``hold acme`` reads in a transaction that stays open until the next line, and ``work acme`` writes notes until an error,
+which it answers with behind their number.
 """
 
 from __future__ import annotations
@@ -14,7 +17,13 @@ from django.conf import settings
 
 
 def main() -> None:
-    settings.DATABASES["default"]["NAME"] = sys.argv[1]
+    where = sys.argv[1]
+    if "://" in where:
+        from pg_tenants.conf import database
+
+        settings.DATABASES["default"] = database(where)
+    else:
+        settings.DATABASES["default"]["NAME"] = where
     django.setup()
     say("ready")
     for line in sys.stdin:
@@ -30,7 +39,7 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def obey(verb: str, name: str) -> None:
+def obey(verb: str, name: str, *arguments: str) -> None:
     from django.core.management import call_command
     from django.db.models import signals as djangos
 
@@ -46,11 +55,47 @@ def obey(verb: str, name: str) -> None:
             tenant.delete()
     elif verb == "provision":
         Tenant.objects.get(schema_name=name).provision()
+    elif verb == "run":
+        call_command(name, *arguments, verbosity=0)
+    elif verb == "hold":
+        hold(Tenant.objects.get(schema_name=name))
+    elif verb == "work":
+        work(Tenant.objects.get(schema_name=name))
     elif verb == "stop":
         signal = getattr(signals, name, None) or getattr(djangos, name)
         # Django's own signals of tenants alone; post_migrate has apps as senders.
         sender = None if name == "post_migrate" else Tenant
         signal.connect(stop, sender=sender, weak=False)
+
+
+def hold(tenant: Any) -> None:
+    from django.db import transaction
+
+    from example_project.notes.models import Note
+    from pg_tenants import tenant_context
+
+    with tenant_context(tenant), transaction.atomic():
+        Note.objects.count()
+        stop()
+        Note.objects.count()
+
+
+def work(tenant: Any) -> None:
+    from django.contrib.auth.models import User
+
+    from example_project.notes.models import Note
+    from pg_tenants import tenant_context
+
+    made = 0
+    with tenant_context(tenant):
+        author = User.objects.get()
+        say("working")
+        try:
+            while True:
+                Note.objects.create(title="work", body="", author=author)
+                made += 1
+        except Exception as exc:
+            raise type(exc)(f"{made}: {exc}") from exc
 
 
 def stop(**kwargs: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from typing import Any
 
@@ -12,10 +13,11 @@ from django.contrib.auth.models import User
 from django.core.management import ManagementUtility, call_command, get_commands
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from example_project.customers.models import Domain, Tenant
-from example_project.notes.models import Note
+from example_project.notes.models import Note, Tag
 from pg_tenants import current_schema, schemas, tenant_context
 from tests.conftest import make_tenant
 
@@ -127,6 +129,7 @@ def test_list_tenants(taken: Any) -> None:
         "module": "tenant",
         "status": "active",
         "created_at": taken.created_at.isoformat(),
+        "age_days": 0,
         "domains": ["taken.localhost", "a.localhost"],
     }
     assert [row["schema_name"] for row in json.loads(run("list_tenants", "--json", "--status", "suspended"))] == [
@@ -134,6 +137,24 @@ def test_list_tenants(taken: Any) -> None:
     ]
     with pytest.raises(CommandError, match="invalid choice: 'sleepy'"):
         run("list_tenants", "--status", "sleepy")
+
+
+def test_list_tenants_with_sizes(acme: Any) -> None:
+    """Of all in one statement; unknown where there is no schema."""
+    Tenant(schema_name="later").save(provision=False)
+    with tenant_context(acme):
+        Tag.objects.bulk_create(Tag(name=f"t{number}") for number in range(1000))
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE notes_tag")
+    with CaptureQueriesContext(connection) as queries:
+        found = {row["schema_name"]: row for row in json.loads(run("list_tenants", "--json", "--sizes"))}
+    assert len(queries) == 3
+    assert found["acme"]["bytes"] > 100_000
+    assert 1000 <= found["acme"]["rows_estimate"] < 3000
+    assert (found["later"]["bytes"], found["later"]["rows_estimate"]) == (None, None)
+    lines = run("list_tenants", "--sizes").splitlines()
+    assert re.fullmatch(r"acme   active +[\d.]+ [KM]B +~\d+ rows  acme.localhost", lines[0]), lines[0]
+    assert re.fullmatch(r"later  provisioning +- +- rows  -", lines[1]), lines[1]
 
 
 def test_list_tenants_without_any(open_db: None) -> None:

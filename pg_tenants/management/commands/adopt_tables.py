@@ -7,16 +7,16 @@ from dataclasses import asdict
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import router, transaction
 
 from pg_tenants.exceptions import PgTenantsError
-from pg_tenants.management.commands.create_tenant import Command as CreateTenant
+from pg_tenants.management.tenants import parse_fields
 from pg_tenants.models import domain_model, normalize_domain, tenant_model
 from pg_tenants.provisioning.move_in import move_in
 
 
-class Command(CreateTenant):
+class Command(BaseCommand):
     """Move the tables of a tenant module's apps out of ``public``, into a new tenant's schema."""
 
     help = "Makes the tables that the project has in the schema public those of a new tenant, without copying rows."
@@ -40,7 +40,7 @@ class Command(CreateTenant):
     def handle(self, *args: Any, **options: Any) -> None:
         """Move."""
         model = tenant_model()
-        fields = dict(self._field(model, text) for text in options["fields"])
+        fields = parse_fields(options["fields"])
         tenant = model(schema_name=options["schema_name"], module=options["module"], **fields)
         using = router.db_for_write(model, instance=tenant)
         try:

@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import router, transaction
 
 from pg_tenants.exceptions import PgTenantsError
+from pg_tenants.management.tenants import parse_fields
 from pg_tenants.models import domain_model, normalize_domain, tenant_model
 
 
@@ -41,7 +42,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Create the tenant."""
         model = tenant_model()
-        fields = dict(self._field(model, text) for text in options["fields"])
+        fields = parse_fields(options["fields"])
         tenant = model(schema_name=options["schema_name"], module=options["module"], **fields)
         using = router.db_for_write(model, instance=tenant)
         domain = None
@@ -63,18 +64,3 @@ class Command(BaseCommand):
         elif options["verbosity"]:
             where = f" at {domain}" if domain else ""
             self.stdout.write(self.style.SUCCESS(f"Created tenant {tenant.schema_name}{where}."))
-
-    def _field(self, model: Any, text: str) -> tuple[str, Any]:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise CommandError(f"--set {text!r} has no '='. Write it as FIELD=VALUE.")
-        known = [field.name for field in model._meta.fields if field.name not in ("schema_name", "module", "status")]
-        if name not in known:
-            raise CommandError(
-                f"--set {text!r}: {model.__name__} has no field {name!r} to set. It has {', '.join(known)}."
-            )
-        field = model._meta.get_field(name)
-        try:
-            return field.attname, field.to_python(value)
-        except ValidationError as exc:
-            raise CommandError(f"--set {text!r}: {' '.join(exc.messages)}") from exc

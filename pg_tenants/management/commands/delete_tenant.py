@@ -6,8 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from pg_tenants.exceptions import PgTenantsError
-from pg_tenants.management.tenants import find_tenant
+from pg_tenants.management.tenants import find_tenant, progress_of
 
 
 class Command(BaseCommand):
@@ -22,15 +21,24 @@ class Command(BaseCommand):
             "--noinput", "--no-input", action="store_false", dest="interactive", help="Do not ask for confirmation."
         )
 
+        parser.add_argument(
+            "--grace",
+            type=float,
+            metavar="SECONDS",
+            help="Take the tenant out of service first, and wait so long at most for what runs.",
+        )
+        parser.add_argument(
+            "--terminate", action="store_true", help="With --grace: then end the sessions that use the tenant."
+        )
+
     def handle(self, *args: Any, **options: Any) -> None:
         """Ask, and delete."""
         tenant = find_tenant(options["schema_name"])
         if options["interactive"] and not self._confirmed(tenant):
             raise CommandError("Nothing was deleted.")
-        try:
-            tenant.delete()
-        except PgTenantsError as exc:
-            raise CommandError(str(exc)) from exc
+        if options["terminate"] and options["grace"] is None:
+            raise CommandError("--terminate needs --grace SECONDS, after which sessions are ended.")
+        tenant.delete(grace=options["grace"], terminate=options["terminate"], progress=progress_of(self, options))
         if options["verbosity"]:
             self.stdout.write(self.style.SUCCESS(f"Deleted tenant {options['schema_name']}."))
 
