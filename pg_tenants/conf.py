@@ -48,6 +48,7 @@ KEYS = (
     "PUBLIC_URLCONF",
     "CACHE",
     "CACHE_SECONDS",
+    "READY_SCHEMAS",
     "PGSERVER",
 )
 """The keys of ``PG_TENANTS``."""
@@ -84,6 +85,7 @@ class Config:
     public_urlconf: str | None = None
     cache: str | None = None
     cache_seconds: float = 60
+    ready_schemas: int = 0
     pgserver: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[tuple[str, str, str], ...] = ()
 
@@ -202,6 +204,13 @@ class _Reader:
         self.wrong(key, value, "a number of seconds, 0 or more")
         return default
 
+    def count(self, key: str) -> int:
+        value = self.raw.get(key, 0)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+        self.wrong(key, value, "a whole number, 0 or more")
+        return 0
+
     def mapping(self, key: str) -> Mapping[str, Any]:
         value = self.raw.get(key) or {}
         if isinstance(value, Mapping):
@@ -247,6 +256,7 @@ def _parse(raw: object) -> Config:
         public_urlconf=read.optional_text("PUBLIC_URLCONF"),
         cache=read.optional_text("CACHE"),
         cache_seconds=read.seconds("CACHE_SECONDS", 60),
+        ready_schemas=read.count("READY_SCHEMAS"),
         pgserver=read.mapping("PGSERVER"),
         problems=tuple(problems),
     )

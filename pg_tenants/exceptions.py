@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import IntegrityError, NotSupportedError, ProgrammingError
+from django.db import IntegrityError, NotSupportedError, OperationalError, ProgrammingError
 from django.http import Http404
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "ServerError",
     "TenantInUse",
     "TenantNotFound",
+    "TooFewLocks",
     "UnsafeStatement",
     "WrongStatus",
     "WrongTenant",
@@ -104,6 +105,10 @@ class MigrationFailed(PgTenantsError):
 
 class TenantNotFound(PgTenantsError, Http404):
     """No tenant answers to this request."""
+
+
+class TooFewLocks(PgTenantsError, OperationalError):
+    """The server has no room for the locks of making or dropping a schema; the message has the number to set."""
 
 
 class ServerError(PgTenantsError):

@@ -12,6 +12,8 @@ from pg_tenants.exceptions import InvalidSchemaName
 __all__ = [
     "MARKER_TABLE",
     "MAX_SCHEMA_NAME_BYTES",
+    "READY_PREFIX",
+    "READY_TABLE",
     "TEMPLATES_TABLE",
     "normalize_host",
     "physical_name",
@@ -23,6 +25,12 @@ MARKER_TABLE = "pg_tenants_marker"
 
 TEMPLATES_TABLE = "pg_tenants_templates"
 """The table that keeps templates of schemas, in ``public``, whatever modules are there."""
+
+READY_TABLE = "pg_tenants_ready"
+"""The table that lists the ready schemas, in ``public``."""
+
+READY_PREFIX = "_ready_"
+"""What ready schemas' names begin with; a tenant's begins with a letter."""
 
 _IDENTIFIER_BYTES = 63  # NAMEDATALEN - 1 in a PostgreSQL built with default settings.
 _WORKER_PREFIX_BYTES = len("test_master_")

@@ -66,11 +66,13 @@ def fingerprint(target: Target, *, using: str) -> str:
 
 
 def _configs(labels: Iterable[str]) -> list[AppConfig]:
-    return [apps.get_app_config(label) for label in sorted(labels)]
+    return [apps.get_app_config(label) for label in sorted(labels) if label in apps.app_configs]
 
 
 def _placement(module: Module) -> object:
-    return module.name, module.schema, sorted(module.apps), sorted(module.extensions)
+    folder: Path | None = getattr(module, "sql_migrations", None)
+    files = hash_of_files(sorted(Path(folder).glob("*.sql"))) if folder else ""
+    return module.name, module.schema, sorted(module.apps), sorted(module.extensions), files
 
 
 @cache

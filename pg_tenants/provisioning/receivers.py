@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, overload
 
+from asgiref.sync import async_to_sync
 from django.apps import apps
 from django.db.migrations.migration import Migration
 from django.db.migrations.state import ProjectState
@@ -57,7 +58,8 @@ def _is_djangos(entry: tuple[Any, ...]) -> bool:
 
 
 def _send(signal: Signal, target: Target, migrations: Sequence[str], using: str, models: Any) -> None:
-    others = Signal()
+    # A signal of its own knows which receivers are alive and listen to an app; they are told of the real one.
+    others: Any = Signal()
     others.receivers = [entry for entry in signal.receivers if not _is_djangos(entry)]
     if not others.receivers:
         return
@@ -65,16 +67,19 @@ def _send(signal: Signal, target: Target, migrations: Sequence[str], using: str,
     with ActiveContext(target.active):
         for config in apps.get_app_configs():
             if config.models_module is not None:
-                others.send(
-                    sender=config,
-                    app_config=config,
-                    verbosity=0,
-                    interactive=False,
-                    using=using,
-                    stdout=sys.stdout,
-                    plan=plan,
-                    apps=models,
-                )
+                plain, asynchronous = others._live_receivers(config)
+                for receiver in (*plain, *map(async_to_sync, asynchronous)):
+                    receiver(
+                        signal=signal,
+                        sender=config,
+                        app_config=config,
+                        verbosity=0,
+                        interactive=False,
+                        using=using,
+                        stdout=sys.stdout,
+                        plan=plan,
+                        apps=models,
+                    )
 
 
 class _Plan(Sequence[tuple[Migration, bool]]):

@@ -72,32 +72,33 @@ class Recorder:
         recorder = self
 
         class RecordingSchemaEditor(base):  # type: ignore[misc]
-            """Django's schema editor, which has its statements taken down before they are run."""
+            """Django's schema editor, which has its statements taken down when they have run."""
 
             def execute(self, sql: Any, params: Any = ()) -> Any:
                 text = str(sql) if params is None else self.connection.ops.compose_sql(str(sql), params)
-                recorder._take(text, by_editor=True)
                 recorder._in_editor = True
                 try:
-                    return super().execute(sql, params)
+                    result = super().execute(sql, params)
                 finally:
                     recorder._in_editor = False
+                recorder._take(text, by_editor=True)
+                return result
 
         return RecordingSchemaEditor
 
     def _watch(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
+        result = execute(sql, params, many, context)
         if not self._in_editor and not self._explaining:
             some = next(iter(params), None) if many and params else params
             self._take(self._connection.ops.compose_sql(sql, some), by_editor=False)
-        return execute(sql, params, many, context)
+        return result
 
     def _take(self, text: str, *, by_editor: bool) -> None:
         for word, statement in _statements(text):
             if word in _EXPLAINED:
                 self._look_at_tables(statement)
-            keeps = word not in _PASSING if not by_editor else True
-            # SELECT runs functions, such as setval(), where migrations ask for it by themselves.
-            if not keeps or (word in _ROWS and not (by_editor and word == "select")):
+            # SELECT by an editor runs functions, such as setval().
+            if (word in _ROWS and not (by_editor and word == "select")) or (word in _PASSING and not by_editor):
                 continue
             # What a schema editor runs is a definition by intent, also in a RunPython; a raw cursor may do anything.
             if not by_editor and _issuer() != _AFTERWARDS:

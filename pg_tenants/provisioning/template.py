@@ -6,7 +6,8 @@ the fingerprint of all that decides how the schema looks. So one that is found i
 - ``load(target)`` returns the ``Script`` that is kept, ``Refused`` where there can be none, or None.
 - ``build(target)`` makes and keeps it, whether one is there or not, and returns it or ``Refused``.
 - ``script.replay(target)`` runs it in a schema that ``schemas.create`` has just made.
-- ``fill(target)`` does that, or migrates where there is no script, and tells the receivers of the migrate signals.
+- ``fill(target, load(target))`` does that, or migrates where there is no script, and tells the receivers of the migrate
+  signals.
 
 Targets may be tenants' schemas or fixed modules'. A test worker's prefix is not part of a script, so workers share it.
 """
@@ -27,7 +28,7 @@ from django.db import DEFAULT_DB_ALIAS, DatabaseError, OperationalError, transac
 from pg_tenants import schemas
 from pg_tenants.backends.prefix import quote
 from pg_tenants.catalog import differences
-from pg_tenants.context import ActiveContext
+from pg_tenants.context import ActiveContext, no_schema
 from pg_tenants.migrations import Options, Target, migrate_target, required_registry
 from pg_tenants.modules import Module
 from pg_tenants.provisioning import content, receivers, store
@@ -52,6 +53,7 @@ class Script:
         rows: SQL that writes rows and sets sequences.
         migrations: ``app.name`` of the migrations that the schema then has recorded.
         locks: how many locks one transaction takes to make the schema.
+        version: differs between scripts that make different schemas.
     """
 
     key: str
@@ -59,6 +61,7 @@ class Script:
     rows: str
     migrations: tuple[str, ...]
     locks: int
+    version: str = ""
 
     def replay(self, target: Target, *, using: str = DEFAULT_DB_ALIAS) -> None:
         """Build everything in the empty schema of a target, in one message.
@@ -99,7 +102,7 @@ def load(target: Target, *, using: str = DEFAULT_DB_ALIAS) -> Script | Refused |
         if hash_of_modules(row.code) == row.code_hash:
             if row.reason:
                 return Refused(row.module, row.reason)
-            return Script(row.module, row.definitions, row.rows, tuple(row.migrations), row.locks)
+            return _script(row)
     return None
 
 
@@ -133,20 +136,26 @@ def build(target: Target, *, using: str = DEFAULT_DB_ALIAS) -> Script | Refused:
     """Make the template of a target's modules, keep it, and return it.
 
     The migrations are run twice, in schemas that are rolled back, and the script is run once. It is kept if all three
-    are equal, and else why they are not.
+    are equal, and else why they are not. Where the migrations fail, nothing is kept.
 
     Args:
         target: a schema of these modules; it is not touched, and need not be there.
         using: the database alias.
 
     Raises:
-        OperationalError: the server has failed, or has too few locks; nothing is kept.
+        DatabaseError: the server has failed; nothing is kept.
         SchemaNotPermitted: the templates' table, or a schema, cannot be made.
     """
-    with transaction.atomic(using=using):
+    with no_schema(), transaction.atomic(using=using):
         store.lock(using=using)
         mark, code = fingerprint(target, using=using), code_of_migrations(target)
-        made = _Builder(target, using).build()
+        try:
+            made: Script | Refused = _Builder(target, using).build()
+        except _Failed as exc:
+            # What is wrong may be put right without a change of the migrations.
+            return Refused(_key(target), str(exc))
+        except _Unfit as exc:
+            made = Refused(_key(target), str(exc))
         row = store.Row(module=made.key, fingerprint=mark, code=code, code_hash=hash_of_modules(code))
         if isinstance(made, Refused):
             row.reason = made.reason
@@ -154,11 +163,20 @@ def build(target: Target, *, using: str = DEFAULT_DB_ALIAS) -> Script | Refused:
             row.definitions, row.rows, row.locks = made.definitions, made.rows, made.locks
             row.migrations = list(made.migrations)
         store.save(row, using=using)
-    return made
+    return made if isinstance(made, Refused) else _script(row)
+
+
+def _script(row: store.Row) -> Script:
+    version = f"{row.fingerprint}:{row.code_hash}"
+    return Script(row.module, row.definitions, row.rows, tuple(row.migrations), row.locks, version)
 
 
 class _Unfit(Exception):
     """There can be no template; the text says why."""
+
+
+class _Failed(_Unfit):
+    """The migrations cannot be run as things are."""
 
 
 class _Builder:
@@ -170,13 +188,7 @@ class _Builder:
         self.using = using
         self.connection = schemas.tenant_connection(using)
 
-    def build(self) -> Script | Refused:
-        try:
-            return self._build()
-        except _Unfit as exc:
-            return Refused(self.key, str(exc))
-
-    def _build(self) -> Script:
+    def build(self) -> Script:
         with self._scratch() as target:
             first, recorder, _ = self._recorded(target)
         with self._scratch() as target:
@@ -221,11 +233,10 @@ class _Builder:
         try:
             with recorder.recording(), receivers.djangos_only():
                 migrations = migrate_target(running, Options(verbosity=0, run_syncdb=True), using=self.using)
-        except OperationalError:
-            raise
         except Exception as exc:
-            reason = "; ".join(recorder.refusals) or f"{type(exc).__name__}: {exc}"
-            raise _Unfit(f"the migrations fail in a schema without a tenant: {reason}") from exc
+            if recorder.refusals:
+                raise _Unfit("; ".join(recorder.refusals[:_SHOWN])) from exc
+            raise _Failed(f"the migrations fail in a schema without a tenant: {type(exc).__name__}: {exc}") from exc
         if recorder.refusals:
             raise _Unfit("; ".join(recorder.refusals[:_SHOWN]))
         with self._reading() as execute:
@@ -261,8 +272,8 @@ class _Builder:
             rows = "\n;\n".join(content.statements(wanted, filled))
             script = Script(self.key, definitions, rows, migrations, 0)
             script.run(copy, rows, using=self.using)
-        except OperationalError:
-            raise
+        except OperationalError as exc:
+            raise _Failed(f"the recorded statements cannot be run now: {str(exc).strip()}") from exc
         except DatabaseError as exc:
             raise _Unfit(f"the recorded statements fail: {str(exc).strip()}") from exc
         locks = self._locks() - before
@@ -314,20 +325,32 @@ def _listed(names: Sequence[str]) -> str:
 # -- use --------------------------------------------------------------------------------------------------------------
 
 
-def fill(target: Target, *, using: str = DEFAULT_DB_ALIAS) -> None:
+def fill(
+    target: Target, found: Script | Refused | None, *, using: str = DEFAULT_DB_ALIAS, defined: bool = False
+) -> None:
     """Bring a schema that has just been made to the newest state: by the template, or by the migrations.
+
+    Args:
+        target: the schema, which is empty.
+        found: what ``load`` has returned for it.
+        using: the database alias.
+        defined: the script's definitions are there already, so that its rows alone are to be written.
 
     Raises:
         Exception: whatever a migration or a receiver of a migrate signal raises.
     """
-    found = load(target, using=using)
     if isinstance(found, Script):
         receivers.tell_before(target, found.migrations, using=using)
         try:
-            found.replay(target, using=using)
+            if defined:
+                found.run(target, found.rows, using=using)
+            else:
+                found.replay(target, using=using)
         except OperationalError:
             raise
         except DatabaseError as exc:
+            if defined:
+                raise
             found = Refused(found.key, f"its script failed: {str(exc).strip()}")
         else:
             receivers.tell_after(target, found.migrations, using=using)

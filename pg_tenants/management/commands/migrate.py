@@ -8,12 +8,13 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser, no_translations
 from django.core.management.commands.migrate import Command as DjangoCommand
-from django.db import connections
+from django.db import DatabaseError, connections
 
 from pg_tenants import migrations
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
 from pg_tenants.exceptions import PgTenantsError
 from pg_tenants.migrations import Event, Report
+from pg_tenants.provisioning import ready, template
 
 SHOWN = 10
 """How many failed schemas the summary shows in full."""
@@ -72,8 +73,33 @@ class Command(DjangoCommand):
             self._summarise(report)
         if report.failed:
             raise CommandError(self._failures(report), returncode=1)
+        everything = not any(options[key] for key in ("app_label", "schema", "module", "exclude", "fake"))
+        if everything and not shows:
+            self._refresh_templates(alias)
         if options["check_unapplied"] and report.changed:
             sys.exit(1)
+
+    def _refresh_templates(self, alias: str) -> None:
+        """Make what new tenants' schemas come from, where these migrations have made it stale."""
+
+        def tell(module: str) -> None:
+            if self.verbosity and not self.quiet:
+                self.stdout.write(f"Making the template of the module {module!r}.")
+
+        try:
+            made = template.refresh(using=alias, tell=tell)
+            ready.prepare(using=alias)
+        except (PgTenantsError, DatabaseError) as exc:
+            self.stderr.write(self.style.WARNING(f"Templates or ready schemas were not made: {exc}"))
+            return
+        for each in made:
+            if isinstance(each, template.Refused):
+                self.stderr.write(
+                    self.style.WARNING(
+                        f"The module {each.key!r} has no template, so its schemas are made by running all migrations: "
+                        f"{each.reason}."
+                    )
+                )
 
     def migrate_elsewhere(self, alias: str, *args: Any, **options: Any) -> None:
         """Run Django's command on an alias that has one schema."""
