@@ -54,8 +54,15 @@ KEYS = (
 """The keys of ``PG_TENANTS``."""
 
 MODULE_KEYS = ("apps", "schema", "extensions", "database")
-ALIAS_KEYS = ("schema", "pooler", "pgserver", "worker")
+ALIAS_KEYS = ("schema", "pooler", "migrations", "pgserver", "worker")
 """The keys of ``OPTIONS["tenants"]``; ``pgserver`` and ``worker`` are set by ``database()`` and by test runs."""
+
+MIGRATION_TIMEOUTS: Mapping[str, int] = {
+    "lock_timeout": 5_000,
+    "statement_timeout": 0,
+    "idle_in_transaction_session_timeout": 0,
+}
+"""Of migrations, in milliseconds; 0 is none. A lock that is waited for keeps all others from the table, so not long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,7 @@ class AliasOptions:
     pooler: bool | None = None
     pgserver: bool = False
     worker: str = ""
+    migrations: Mapping[str, int] = field(default_factory=lambda: MIGRATION_TIMEOUTS)
 
 
 _parsed: tuple[object, Config] | None = None
@@ -211,6 +219,15 @@ class _Reader:
         self.wrong(key, value, "a whole number, 0 or more")
         return 0
 
+    def milliseconds(self, key: str, default: int) -> int:
+        value = self.raw.get(key, default)
+        if value is None:
+            return 0
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31:
+            return value
+        self.wrong(key, value, "a whole number of milliseconds, or None for no limit")
+        return default
+
     def mapping(self, key: str) -> Mapping[str, Any]:
         value = self.raw.get(key) or {}
         if isinstance(value, Mapping):
@@ -299,9 +316,12 @@ def alias_options(raw: object, alias: str) -> AliasOptions:
     schema, pooler = read.optional_text("schema"), raw.get("pooler")
     if pooler is not None and not isinstance(pooler, bool):
         read.wrong("pooler", pooler, "True, False, or None to find out")
+    timeouts = _Reader(read.mapping("migrations"), f"{where}['migrations']", problems)
+    timeouts.refuse_unknown(tuple(f"{name}_ms" for name in MIGRATION_TIMEOUTS))
+    migrations = {name: timeouts.milliseconds(f"{name}_ms", value) for name, value in MIGRATION_TIMEOUTS.items()}
     if problems:
         raise ConfigurationError(" ".join(f"{message} {hint}" for _, message, hint in problems))
-    return AliasOptions(schema, pooler, bool(raw.get("pgserver")), read.text("worker"))
+    return AliasOptions(schema, pooler, bool(raw.get("pgserver")), read.text("worker"), migrations)
 
 
 def database(url: str, **options: Any) -> dict[str, Any]:

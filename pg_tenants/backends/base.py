@@ -19,6 +19,7 @@ from pg_tenants import conf
 from pg_tenants.backends.cursor import BACKEND_PID, attach
 from pg_tenants.backends.errors import TenantCursorWrapper, TenantErrorWrapper
 from pg_tenants.backends.prefix import Prefix, build_prefix, quote
+from pg_tenants.backends.schema import SchemaWatcher
 from pg_tenants.context import bind, current_schema
 from pg_tenants.modules import registry
 from pg_tenants.names import MARKER_TABLE, physical_name
@@ -48,6 +49,9 @@ class TenantDatabaseWrapperMixin(_Base):
         self._narrowed: str | None = None
         self._pooled: tuple[object, bool] | None = None
         self.qualifies_own_tables = False
+        self.schema_watchers: list[SchemaWatcher] = []
+        self.remakes_indexes = False
+        """Whether an index of the name of one that is made concurrently is what a killed session has left."""
         _wrappers.add(self)
 
     @property
@@ -111,6 +115,11 @@ class TenantDatabaseWrapperMixin(_Base):
     def active_schema_only(self) -> AbstractContextManager[None]:
         """Narrow the path to the active schema, so that introspection takes no other schema's table for its own."""
         return self._narrow(_ACTIVE)
+
+    @property
+    def is_introspecting(self) -> bool:
+        """Whether what is sent now is one of Django's questions about the active schema's catalog."""
+        return self._narrowed == _ACTIVE
 
     def extensions_schema_only(self) -> AbstractContextManager[None]:
         """Narrow the path to the extensions' schema, so that what CREATE EXTENSION makes goes there."""

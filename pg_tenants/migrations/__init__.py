@@ -9,8 +9,10 @@ from __future__ import annotations
 from pg_tenants.migrations._events import Event, Progress
 from pg_tenants.migrations._executor import ModuleLoader
 from pg_tenants.migrations._moved import MovedTables, moved_tables
+from pg_tenants.migrations._plan import Options
 from pg_tenants.migrations._report import Report, SchemaResult
-from pg_tenants.migrations._run import Options, apply, migrate_target
+from pg_tenants.migrations._run import apply
+from pg_tenants.migrations._single import migrate_target
 from pg_tenants.migrations._targets import Target, fixed_targets, required_registry
 
 __all__ = [

@@ -6,16 +6,19 @@ a foreign key to a shared model finds its target in the project state, and nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.exceptions import InconsistentMigrationHistory
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.migration import Migration
-from django.db.migrations.recorder import MigrationRecorder
 from django.db.migrations.state import ProjectState
+
+from pg_tenants.migrations._record import ModuleRecorder
 
 __all__ = ["ModuleExecutor", "ModuleLoader"]
 
@@ -103,12 +106,31 @@ class ModuleExecutor(MigrationExecutor):
         # Not super().__init__(), which would make Django's own loader.
         self.connection = connection
         self.loader = ModuleLoader(connection if history is None else None, apps, history)
-        self.recorder = MigrationRecorder(connection)
+        self.recorder = ModuleRecorder(connection)
         self.progress_callback = progress_callback
 
     def own_targets(self) -> list[Key]:
         """Return the newest migration of each of the module's apps."""
         return [key for key in self.loader.graph.leaf_nodes() if key[0] in self.loader.own_apps]
+
+    def rows_of(self, migration: Migration) -> list[Key]:
+        """Return the rows of ``django_migrations`` for a migration: those that it replaces, and its own."""
+        found: list[Key] = []
+        for key in migration.replaces:
+            replaced = self.loader.disk_migrations.get(key)
+            found += [key] if replaced is None else self.rows_of(replaced)
+        return list(dict.fromkeys([*found, (migration.app_label, migration.name)]))
+
+    def missing_squashes(self, applied: Collection[Key]) -> list[Key]:
+        """Return squashed migrations of the module's apps that are not recorded although all that they replace is."""
+        known = set(applied)
+        found: list[Key] = []
+        for key, migration in self.loader.replacements.items():
+            replaced = set(self.rows_of(migration)) - {key}
+            if key[0] in self.loader.own_apps and key not in known and replaced <= known:
+                found.append(key)
+                known.add(key)
+        return found
 
     def migration_plan(self, targets: Any, clean_start: bool = False) -> list[tuple[Migration, bool]]:
         """Return Django's plan; where it is for running, without other modules' migrations."""
@@ -117,20 +139,24 @@ class ModuleExecutor(MigrationExecutor):
             return plan
         return [step for step in plan if step[0].app_label in self.loader.own_apps]
 
-    def apply_migration(self, *args: Any, **kwargs: Any) -> ProjectState:
-        """Apply a migration as Django does; inside a transaction what it has deferred fires before the next one."""
-        state: ProjectState = super().apply_migration(*args, **kwargs)
-        self._fire_deferred()
-        return state
+    def apply_migration(self, state: ProjectState, migration: Migration, *args: Any, **kwargs: Any) -> ProjectState:
+        """Apply a migration as Django does, and record it in the same transaction, if it has one."""
+        with self._transaction(migration):
+            result: ProjectState = super().apply_migration(state, migration, *args, **kwargs)
+        return result
 
-    def unapply_migration(self, *args: Any, **kwargs: Any) -> ProjectState:
-        """Unapply a migration as Django does; inside a transaction what it has deferred fires before the next one."""
-        state: ProjectState = super().unapply_migration(*args, **kwargs)
-        self._fire_deferred()
-        return state
+    def unapply_migration(self, state: ProjectState, migration: Migration, *args: Any, **kwargs: Any) -> ProjectState:
+        """Unapply a migration as Django does, and record it in the same transaction, if it has one."""
+        with self._transaction(migration):
+            result: ProjectState = super().unapply_migration(state, migration, *args, **kwargs)
+        return result
 
-    def _fire_deferred(self) -> None:
-        # Else it would at the commit of each migration. PostgreSQL alters no table that has pending trigger events.
+    @contextmanager
+    def _transaction(self, migration: Migration) -> Iterator[None]:
+        with transaction.atomic(using=self.connection.alias) if migration.atomic else nullcontext():
+            yield
+        # Inside a larger transaction, what is deferred fires before the next migration, as it would at the commit of
+        # this one: PostgreSQL alters no table that has pending trigger events.
         if self.connection.in_atomic_block:
             self.connection.check_constraints()
 

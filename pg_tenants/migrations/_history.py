@@ -18,10 +18,13 @@ from pg_tenants.context import no_schema
 from pg_tenants.names import MARKER_TABLE
 from pg_tenants.schemas import tenant_connection
 
-__all__ = ["History", "read_histories"]
+__all__ = ["MARKS", "TABLE", "History", "read_histories"]
 
 History = frozenset[tuple[str, str]]
 """The ``(app, name)`` of the migrations that a schema has recorded."""
+
+MARKS = "pg_tenants:unfinished"
+"""The app of rows in ``django_migrations`` that say what a killed run has left to do."""
 
 CHUNK = 100
 """Schemas in a statement. Each takes two locks, and all tables' locks share one table in the server."""
