@@ -97,7 +97,7 @@ def lock(*, using: str) -> None:
             "SET LOCAL lock_timeout TO DEFAULT; SET LOCAL statement_timeout TO DEFAULT"
         )
     try:
-        with _cursor(using) as cursor:
+        with transaction.atomic(using=using), _cursor(using) as cursor:
             if not _is_there(cursor):
                 cursor.execute(_CREATE)
     except ProgrammingError as exc:
@@ -149,7 +149,7 @@ def locks_needed(*, using: str) -> int:
 
 @contextmanager
 def _cursor(using: str) -> Iterator[Any]:
-    with no_schema(), transaction.atomic(using=using), tenant_connection(using).cursor() as cursor:
+    with no_schema(), tenant_connection(using).cursor() as cursor:
         yield cursor
 
 

@@ -22,7 +22,7 @@ from django.db import connection, transaction
 from django.db.models.signals import post_migrate, pre_migrate
 from django.utils import timezone
 
-from pg_tenants import current_tenant, schemas, tenant_context
+from pg_tenants import checks, current_tenant, schemas, tenant_context
 from pg_tenants.catalog import differences
 from pg_tenants.migrations import Target, required_registry
 from pg_tenants.provisioning import content, template
@@ -140,6 +140,15 @@ def refused_modules() -> None:
         found = template.load(target(module))
         assert isinstance(found, template.Refused), found
         assert reason in found.reason, found.reason
+
+
+@probe
+def refused_modules_are_checked() -> None:
+    """The check of the database warns of each, with the reason."""
+    found = {message.msg.split("'")[1]: message for message in checks.check_databases(["default"])}
+    assert set(found) == {"keys", "cursors", "prices", "names"}, found
+    assert {message.id for message in found.values()} == {"pg_tenants.W060"}
+    assert "keys_key.value" in found["keys"].msg
 
 
 @probe
