@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, transaction
@@ -47,10 +47,10 @@ def make(target: Target, *, using: str = DEFAULT_DB_ALIAS) -> None:
     """
     found = template.load(target, using=using)
     if isinstance(found, template.Script) and conf.require().ready_schemas and _take(target, found, using):
-        template.fill(target, found, using=using, defined=True)
+        template.fill_from(found, target, using=using, defined=True)
         return
     schemas.create(target.schema, using=using)
-    template.fill(target, found, using=using)
+    template.fill_from(found, target, using=using)
 
 
 def _take(target: Target, script: template.Script, using: str) -> bool:
@@ -62,8 +62,9 @@ def _take(target: Target, script: template.Script, using: str) -> bool:
             "SELECT to_regclass(%s) IS NOT NULL AND to_regnamespace(%s) IS NULL AND current_user <> %s",
             [_TABLE, quote(name), name],
         )
-        # Where the name cannot be had, making the schema from nothing says why.
-        while cursor.fetchone()[0]:
+        if not cursor.fetchone()[0]:
+            return False  # Where the name cannot be had, making the schema from nothing says why.
+        while True:
             cursor.execute(
                 f"DELETE FROM {_TABLE} WHERE worker = %s AND schema_name = (SELECT schema_name FROM {_TABLE}"  # noqa: S608
                 " WHERE worker = %s AND module = %s AND version = %s ORDER BY made_at LIMIT 1 FOR UPDATE SKIP LOCKED)"
@@ -73,13 +74,10 @@ def _take(target: Target, script: template.Script, using: str) -> bool:
             row = cursor.fetchone()
             if row is None:
                 return False
-            try:
+            # One that somebody has dropped by hand is left out.
+            with suppress(SchemaDoesNotExist):
                 schemas.rename(row[0], target.schema, using=using)
-            except SchemaDoesNotExist:
-                cursor.execute("SELECT true")  # Somebody has dropped it by hand; the next one, then.
-            else:
                 return True
-    return False
 
 
 def prepare(*, using: str = DEFAULT_DB_ALIAS, tell: Callable[[str], None] | None = None) -> dict[str, int]:

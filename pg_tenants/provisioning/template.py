@@ -6,8 +6,7 @@ the fingerprint of all that decides how the schema looks. So one that is found i
 - ``load(target)`` returns the ``Script`` that is kept, ``Refused`` where there can be none, or None.
 - ``build(target)`` makes and keeps it, whether one is there or not, and returns it or ``Refused``.
 - ``script.replay(target)`` runs it in a schema that ``schemas.create`` has just made.
-- ``fill(target, load(target))`` does that, or migrates where there is no script, and tells the receivers of the migrate
-  signals.
+- ``fill(target)`` does that, or migrates where there is no script, and tells the receivers of the migrate signals.
 
 Targets may be tenants' schemas or fixed modules'. A test worker's prefix is not part of a script, so workers share it.
 """
@@ -35,7 +34,7 @@ from pg_tenants.provisioning import content, receivers, store
 from pg_tenants.provisioning.fingerprint import code_of_migrations, fingerprint, hash_of_modules
 from pg_tenants.provisioning.recorder import Recorder, Tripwire
 
-__all__ = ["Refused", "Script", "build", "fill", "load", "refresh"]
+__all__ = ["Refused", "Script", "build", "fill", "fill_from", "load", "refresh"]
 
 logger = logging.getLogger("pg_tenants")
 
@@ -122,17 +121,21 @@ def refresh(*, using: str = DEFAULT_DB_ALIAS, tell: Callable[[str], None] | None
         if module.database != using:
             continue
         target = Target("", (module,))
-        if load(target, using=using) is None:
-            if tell:
-                tell(module.name)
-            made.append(build(target, using=using))
+        if load(target, using=using) is not None:
+            continue
+        if tell:
+            tell(module.name)
+        with no_schema(), transaction.atomic(using=using):
+            store.lock(using=using)
+            # Another run may have made it while this one waited.
+            made.append(load(target, using=using) or build(target, using=using))
     return made
 
 
 # -- make -------------------------------------------------------------------------------------------------------------
 
 
-def build(target: Target, *, using: str = DEFAULT_DB_ALIAS) -> Script | Refused:
+def build(target: Target, *, using: str = DEFAULT_DB_ALIAS, once: bool = False) -> Script | Refused:
     """Make the template of a target's modules, keep it, and return it.
 
     The migrations are run twice, in schemas that are rolled back, and the script is run once. It is kept if all three
@@ -141,6 +144,8 @@ def build(target: Target, *, using: str = DEFAULT_DB_ALIAS) -> Script | Refused:
     Args:
         target: a schema of these modules; it is not touched, and need not be there.
         using: the database alias.
+        once: run the migrations once alone, for a database of tests: what a data migration makes up is then the same
+            in each schema.
 
     Raises:
         DatabaseError: the server has failed; nothing is kept.
@@ -150,7 +155,7 @@ def build(target: Target, *, using: str = DEFAULT_DB_ALIAS) -> Script | Refused:
         store.lock(using=using)
         mark, code = fingerprint(target, using=using), code_of_migrations(target)
         try:
-            made: Script | Refused = _Builder(target, using).build()
+            made: Script | Refused = _Builder(target, using, once=once).build()
         except _Failed as exc:
             # What is wrong may be put right without a change of the migrations.
             return Refused(_key(target), str(exc))
@@ -180,8 +185,9 @@ class _Failed(_Unfit):
 
 
 class _Builder:
-    def __init__(self, target: Target, using: str):
+    def __init__(self, target: Target, using: str, *, once: bool):
         self.modules = target.modules
+        self.once = once
         self.key = _key(target)
         self.is_fixed = any(module.is_fixed for module in target.modules)
         self.schema = target.schema
@@ -190,7 +196,9 @@ class _Builder:
 
     def build(self) -> Script:
         with self._scratch() as target:
-            first, recorder, _ = self._recorded(target)
+            first, recorder, migrations = self._recorded(target)
+            if self.once:
+                return self._script(target, first, recorder, migrations)
         with self._scratch() as target:
             second, _, migrations = self._recorded(target)
             wanted, differing = content.merged(first, second, _random_columns(self.modules))
@@ -325,14 +333,21 @@ def _listed(names: Sequence[str]) -> str:
 # -- use --------------------------------------------------------------------------------------------------------------
 
 
-def fill(
-    target: Target, found: Script | Refused | None, *, using: str = DEFAULT_DB_ALIAS, defined: bool = False
-) -> None:
+def fill(target: Target, *, using: str = DEFAULT_DB_ALIAS) -> None:
     """Bring a schema that has just been made to the newest state: by the template, or by the migrations.
 
+    Raises:
+        Exception: whatever a migration or a receiver of a migrate signal raises.
+    """
+    fill_from(load(target, using=using), target, using=using)
+
+
+def fill_from(found: Script | Refused | None, target: Target, *, using: str, defined: bool = False) -> None:
+    """Do as ``fill`` by a template that was looked for already.
+
     Args:
+        found: what ``load`` has returned.
         target: the schema, which is empty.
-        found: what ``load`` has returned for it.
         using: the database alias.
         defined: the script's definitions are there already, so that its rows alone are to be written.
 
