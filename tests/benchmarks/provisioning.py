@@ -95,7 +95,7 @@ def tenants(url: str, system: str, count: int, *, first: int = 0) -> list[float]
     return found[1:]
 
 
-def bare(url: str, count: int) -> list[float]:
+def bare(url: str, count: int, *, first: int = 0) -> list[float]:
     """Send the template's script by psycopg, and return the seconds of each schema but the first."""
     seconds = []
     with psycopg.connect(url) as database:
@@ -106,7 +106,7 @@ def bare(url: str, count: int) -> list[float]:
         for number in range(40):
             script = script.replace(f"{{pg_tenants:uuid:{number}}}", f"00000000-0000-4000-8000-{number:012}")
         database.commit()
-        for number in range(count + 1):
+        for number in range(first, first + count + 1):
             name = f"bare_{number:04}"
             started = time.perf_counter()
             database.execute(f"CREATE SCHEMA {name}; CREATE TABLE {name}.pg_tenants_marker ()")
@@ -121,7 +121,10 @@ def at_once(url: str, processes: int, count: int) -> tuple[float, float]:
     started = time.perf_counter()
     each = -(-count // processes)
     with ThreadPoolExecutor(processes) as pool:
-        jobs = [pool.submit(tenants, url, "pg_tenants", each, first=1000 * (number + 1)) for number in range(processes)]
+        jobs = [
+            pool.submit(tenants, url, "pg_tenants", each, first=int(time.time()) + 1000 * (number + 1))
+            for number in range(processes)
+        ]
         found = [second for job in jobs for second in job.result()]
     return time.perf_counter() - started, statistics.median(found)
 
@@ -132,6 +135,8 @@ def main() -> None:
     parser.add_argument("--url", required=True, help="a database that is made anew for each system")
     parser.add_argument("--tenants", type=int, default=10)
     parser.add_argument("--rivals", type=int, default=2, help="tenants of each rival")
+    parser.add_argument("--processes", type=int, default=8, help="how many make 24 tenants at once; 0 for none")
+    parser.add_argument("--keep", action="store_true", help="use the database that an earlier run has migrated")
     options = parser.parse_args()
     found: dict[str, float] = {}
 
@@ -139,21 +144,28 @@ def main() -> None:
         found[what] = statistics.median(seconds)
         print(f"{what:28} {found[what] * 1000:8.1f} ms a tenant ({min(seconds) * 1000:.1f} at best)", flush=True)
 
-    new_database(options.url)
     settings, _, migrate = SYSTEMS["pg_tenants"]
-    started = time.perf_counter()
-    run(options.url, settings, "-m", "django", *migrate)
-    print(f"{'first migrate_schemas':28} {time.perf_counter() - started:8.1f} s, with the template")
-    say("bare psycopg", bare(options.url, options.tenants))
-    say("pg_tenants", tenants(options.url, "pg_tenants", options.tenants))
-    say("pg_tenants, ready schemas", tenants(options.url, "pg_tenants, ready schemas", options.tenants, first=500))
-    whole, median = at_once(options.url, 8, 24)
-    print(f"{'24 from 8 processes':28} {whole:8.1f} s with their start, {median * 1000:.0f} ms a tenant")
-    for system in ("django-tenants", "django-pgschemas"):
+    if not options.keep:
         new_database(options.url)
-        settings, _, migrate = SYSTEMS[system]
+        started = time.perf_counter()
         run(options.url, settings, "-m", "django", *migrate)
-        say(system, tenants(options.url, system, options.rivals))
+        print(f"{'first migrate_schemas':28} {time.perf_counter() - started:8.1f} s, with the template", flush=True)
+    say("bare psycopg", bare(options.url, options.tenants, first=int(time.time())))
+    say("pg_tenants", tenants(options.url, "pg_tenants", options.tenants, first=int(time.time())))
+    say(
+        "pg_tenants, ready schemas",
+        tenants(options.url, "pg_tenants, ready schemas", options.tenants, first=int(time.time())),
+    )
+    if options.processes:
+        whole, median = at_once(options.url, options.processes, 24)
+        what = f"24 from {options.processes} processes"
+        print(f"{what:28} {whole:8.1f} s with their start, {median * 1000:.0f} ms a tenant", flush=True)
+    for system in ("django-tenants", "django-pgschemas"):
+        settings, _, migrate = SYSTEMS[system]
+        url = f"{options.url}_{system[7:]}"
+        new_database(url)
+        run(url, settings, "-m", "django", *migrate)
+        say(system, tenants(url, system, options.rivals))
     print(f"pg_tenants / bare psycopg: {found['pg_tenants'] / found['bare psycopg']:.2f}")
     for system in ("django-tenants", "django-pgschemas"):
         print(f"{system} / pg_tenants: {found[system] / found['pg_tenants']:.0f}")

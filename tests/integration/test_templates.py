@@ -82,7 +82,7 @@ def dump(url: str, schema: str) -> str:
 
 def run_python(environ: dict[str, str], code: str, *arguments: str) -> str:
     command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
