@@ -122,7 +122,7 @@ def at_once(url: str, processes: int, count: int) -> tuple[float, float]:
     each = -(-count // processes)
     with ThreadPoolExecutor(processes) as pool:
         jobs = [
-            pool.submit(tenants, url, "pg_tenants", each, first=int(time.time()) + 1000 * (number + 1))
+            pool.submit(tenants, url, "pg_tenants", each, first=time.time_ns() // 1_000_000 + 1000 * (number + 1))
             for number in range(processes)
         ]
         found = [second for job in jobs for second in job.result()]
@@ -150,11 +150,11 @@ def main() -> None:
         started = time.perf_counter()
         run(options.url, settings, "-m", "django", *migrate)
         print(f"{'first migrate_schemas':28} {time.perf_counter() - started:8.1f} s, with the template", flush=True)
-    say("bare psycopg", bare(options.url, options.tenants, first=int(time.time())))
-    say("pg_tenants", tenants(options.url, "pg_tenants", options.tenants, first=int(time.time())))
+    say("bare psycopg", bare(options.url, options.tenants, first=time.time_ns() // 1_000_000))
+    say("pg_tenants", tenants(options.url, "pg_tenants", options.tenants, first=time.time_ns() // 1_000_000))
     say(
         "pg_tenants, ready schemas",
-        tenants(options.url, "pg_tenants, ready schemas", options.tenants, first=int(time.time())),
+        tenants(options.url, "pg_tenants, ready schemas", options.tenants, first=time.time_ns() // 1_000_000),
     )
     if options.processes:
         whole, median = at_once(options.url, options.processes, 24)
