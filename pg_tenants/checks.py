@@ -20,10 +20,20 @@ from pg_tenants.context import no_schema
 from pg_tenants.exceptions import ConfigurationError, InvalidSchemaName, MigrationFailed, PgTenantsError
 from pg_tenants.extensions import missing, wanted
 from pg_tenants.known_extensions import EXTENSION_NAME, ONLY_LIBRARIES, PRELOADED, remedy
-from pg_tenants.migrations import ModuleLoader, MovedTables, moved_tables, sql_problems, tenant_targets
+from pg_tenants.migrations import (
+    ModuleLoader,
+    MovedTables,
+    Target,
+    moved_tables,
+    required_registry,
+    sql_problems,
+    tenant_targets,
+)
 from pg_tenants.models import DomainMixin, TenantMixin
 from pg_tenants.modules import Registry, app_label, registry
 from pg_tenants.names import validate_schema_name
+from pg_tenants.provisioning import template
+from pg_tenants.provisioning.locks import max_locks_needed
 from pg_tenants.resolvers import SessionResolver, resolvers
 from pg_tenants.routers import TenantRouter
 
@@ -33,10 +43,6 @@ ROUTER = "pg_tenants.routers.TenantRouter"
 MIDDLEWARE = "pg_tenants.middleware.TenantMiddleware"
 SESSIONS = "django.contrib.sessions.middleware.SessionMiddleware"
 CSRF = "django.middleware.csrf.CsrfViewMiddleware"
-LOCKS_PER_TRANSACTION = 256
-"""Lowest max_locks_per_transaction that passes: a tenant of 50 tables takes over a thousand locks to make or drop, and
-the server shares out max_locks_per_transaction * max_connections of them."""
-
 SHOWN = 5
 """How many schemas a message names."""
 
@@ -519,6 +525,7 @@ def check_databases(databases: Sequence[str] | None = None, **kwargs: Any) -> li
                     found.extend(_database_problems(connection, alias))
                     found.extend(_moved_apps(alias))
                     found.extend(_roles(connection, alias))
+                    found.extend(_refused_templates(alias))
             except NotSupportedError as exc:
                 found.append(Error(f"DATABASES[{alias!r}]: {exc}", hint="Upgrade the server.", id="pg_tenants.E021"))
             except PgTenantsError as exc:
@@ -548,11 +555,10 @@ def _database_problems(connection: Any, alias: str) -> Iterator[CheckMessage]:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT current_user, current_database(), has_database_privilege(current_database(), 'CREATE'),"
-            " current_setting('max_locks_per_transaction')::int,"
             # Hidden from roles without pg_read_all_settings.
             " (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'shared_preload_libraries')"
         )
-        user, database, permitted, locks, preloaded = cursor.fetchone()
+        user, database, permitted, preloaded = cursor.fetchone()
         if not permitted:
             yield Warning(
                 f"The role {user!r} may not create schemas in the database {database!r}, so it can neither migrate the "
@@ -560,11 +566,12 @@ def _database_problems(connection: Any, alias: str) -> Iterator[CheckMessage]:
                 hint=f'Run GRANT CREATE ON DATABASE "{database}" TO "{user}" as the database\'s owner.',
                 id="pg_tenants.W022",
             )
-        if locks < LOCKS_PER_TRANSACTION:
+        needed, current = max_locks_needed(using=alias)
+        if current < needed:
             yield Warning(
-                f"max_locks_per_transaction is {locks}. Creating or dropping several tenants in one transaction takes "
-                "more locks than the server has.",
-                hint=f"Set max_locks_per_transaction to {LOCKS_PER_TRANSACTION} or more and restart the server.",
+                f"max_locks_per_transaction is {current}. Creating or dropping several tenants at once takes more "
+                "locks than the server has.",
+                hint=f"Set max_locks_per_transaction to {needed} or more and restart the server.",
                 id="pg_tenants.W024",
             )
         lacking = [name for name in missing(wanted(alias), using=alias) if EXTENSION_NAME.fullmatch(name)]
@@ -617,6 +624,18 @@ def _roles(connection: TenantDatabaseWrapperMixin, alias: str) -> Iterator[Check
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if names[SHOWN:] else "")
+
+
+def _refused_templates(alias: str) -> Iterator[CheckMessage]:
+    for target in (Target("", (module,)) for module in required_registry().tenant if module.database == alias):
+        found = template.load(target, using=alias)
+        if isinstance(found, template.Refused):
+            yield Warning(
+                f"The module {found.key!r} has no template, so its schemas are made by running all migrations: "
+                f"{found.reason}.",
+                hint="See the explanation of provisioning for what its migrations would have to do otherwise.",
+                id="pg_tenants.W060",
+            )
 
 
 def _moved_apps(alias: str) -> Iterator[CheckMessage]:

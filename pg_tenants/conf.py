@@ -58,6 +58,7 @@ KEYS = (
     "CACHE",
     "CACHE_SECONDS",
     "ROLES",
+    "READY_SCHEMAS",
     "PGSERVER",
     "MONITORING",
 )
@@ -116,6 +117,7 @@ class Config:
     cache: str | None = None
     cache_seconds: float = 60
     roles: bool = False
+    ready_schemas: int = 0
     pgserver: Mapping[str, Any] = field(default_factory=dict)
     monitoring: Monitoring | None = None
     problems: tuple[tuple[str, str, str], ...] = ()
@@ -301,6 +303,13 @@ class _Reader:
             self.wrong(key, value, "True or False")
         return value is True
 
+    def count(self, key: str) -> int:
+        value = self.raw.get(key, 0)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+        self.wrong(key, value, "a whole number, 0 or more")
+        return 0
+
     def milliseconds(self, key: str, default: int | None = None) -> int | None:
         value = self.raw.get(key, default)
         if value is None:
@@ -356,6 +365,7 @@ def _parse(raw: object) -> Config:
         cache=read.optional_text("CACHE"),
         cache_seconds=read.seconds("CACHE_SECONDS", 60),
         roles=read.boolean("ROLES"),
+        ready_schemas=read.count("READY_SCHEMAS"),
         pgserver=read.mapping("PGSERVER"),
         monitoring=_parse_monitoring(raw.get("MONITORING"), problems),
         problems=tuple(problems),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import IntegrityError, NotSupportedError, ProgrammingError
+from django.db import IntegrityError, NotSupportedError, OperationalError, ProgrammingError
 from django.http import Http404
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "TablesInUse",
     "TenantInUse",
     "TenantNotFound",
+    "TooFewLocks",
     "UnsafeStatement",
     "WrongStatus",
     "WrongTenant",
@@ -134,6 +135,10 @@ class ArchiveInvalid(PgTenantsError):
 
 class ProgramUnavailable(PgTenantsError):
     """A client program of PostgreSQL that is needed is not there, or too old for the server."""
+
+
+class TooFewLocks(PgTenantsError, OperationalError):
+    """The server has no room for the locks of making or dropping a schema; the message has the number to set."""
 
 
 class ServerError(PgTenantsError):

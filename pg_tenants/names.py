@@ -17,8 +17,11 @@ __all__ = [
     "MARKER_TABLE",
     "MAX_SCHEMA_NAME_BYTES",
     "OWN_TABLES",
+    "READY_PREFIX",
+    "READY_TABLE",
     "SHARED",
     "SQL_HISTORY_TABLE",
+    "TEMPLATES_TABLE",
     "group_role_name",
     "is_scratch",
     "normalize_host",
@@ -34,8 +37,17 @@ MARKER_TABLE = "pg_tenants_marker"
 SQL_HISTORY_TABLE = "pg_tenants_sql_migrations"
 """The table of the SQL files that were run in a schema; it is there once one was."""
 
-OWN_TABLES = frozenset({MARKER_TABLE, SQL_HISTORY_TABLE})
+TEMPLATES_TABLE = "pg_tenants_templates"
+"""The table that keeps templates of schemas, in ``public``, whatever modules are there."""
+
+READY_TABLE = "pg_tenants_ready"
+"""The table that lists the ready schemas, in ``public``."""
+
+OWN_TABLES = frozenset({MARKER_TABLE, READY_TABLE, SQL_HISTORY_TABLE, TEMPLATES_TABLE})
 """Tables in the schemas that are this package's and no part of a project."""
+
+READY_PREFIX = "_ready_"
+"""What ready schemas' names begin with; a tenant's begins with a letter."""
 
 _IDENTIFIER_BYTES = 63  # NAMEDATALEN - 1 in a PostgreSQL built with default settings.
 _WORKER_PREFIX_BYTES = len("test_master_")

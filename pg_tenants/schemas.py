@@ -28,7 +28,7 @@ from pg_tenants.exceptions import (
     SchemaNotPermitted,
     TenantInUse,
 )
-from pg_tenants.names import MARKER_TABLE
+from pg_tenants.names import MARKER_TABLE, READY_PREFIX
 
 __all__ = ["create", "drop", "exists", "is_ready", "list", "lock", "rename", "table_exists", "tenant_connection"]
 
@@ -160,12 +160,14 @@ def is_ready(schema: str, *, using: str = DEFAULT_DB_ALIAS) -> bool:
 
 
 def list(*, using: str = DEFAULT_DB_ALIAS) -> Sequence[str]:  # noqa: A001  # the module's name says of what
-    """Return the names, in the database, of all schemas that have a marker, sorted."""
-    with no_schema(), tenant_connection(using).cursor() as cursor:
+    """Return the names, in the database, of all schemas that have a marker, sorted; without the ready ones."""
+    connection = tenant_connection(using)
+    ready = connection.physical_schema(READY_PREFIX)
+    with no_schema(), connection.cursor() as cursor:
         cursor.execute(
             "SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-            " WHERE c.relname = %s AND c.relkind = 'r' ORDER BY 1",
-            [MARKER_TABLE],
+            " WHERE c.relname = %s AND c.relkind = 'r' AND NOT pg_catalog.starts_with(n.nspname::text, %s) ORDER BY 1",
+            [MARKER_TABLE, ready],
         )
         return [name for (name,) in cursor.fetchall()]
 

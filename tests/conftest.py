@@ -119,6 +119,15 @@ def set_status(tenant: Any, status: str) -> None:
 
 
 @pytest.fixture
+def no_templates(open_db: None, raw: Any) -> Iterator[None]:
+    """Have tenants' schemas made by the migrations."""
+    raw.execute("ALTER TABLE public.pg_tenants_templates RENAME TO pg_tenants_templates_away")
+    yield
+    raw.execute("DROP TABLE IF EXISTS public.pg_tenants_templates")
+    raw.execute("ALTER TABLE public.pg_tenants_templates_away RENAME TO pg_tenants_templates")
+
+
+@pytest.fixture
 def acme(open_db: None) -> Any:
     """Return a tenant with one note, outside any transaction."""
     return _with_note("acme")

@@ -17,6 +17,7 @@ else:
 
 __all__ = ["TenantIntrospectionMixin"]
 
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 from django.db import DatabaseError, IntegrityError, models, router, transaction
@@ -14,6 +14,7 @@ from pg_tenants.exceptions import InvalidSchemaName, SchemaExists, UnsafeStateme
 from pg_tenants.migrations import Options, Target, migrate_target, required_registry
 from pg_tenants.modules import Module
 from pg_tenants.names import validate_schema_name
+from pg_tenants.provisioning import locks, ready
 from pg_tenants.provisioning.adopt import take_over
 from pg_tenants.signals import (
     post_tenant_activate,
@@ -119,7 +120,7 @@ def create(
     goal = SUSPENDED if tenant.status == SUSPENDED and provision else ACTIVE
     tenant.status = PROVISIONING
     try:
-        with work(home, module):
+        with _making(tenant, module), work(home, module):
             if provision:
                 send(pre_tenant_create, tenant, home)
             _save_row(tenant, save, home)
@@ -145,7 +146,7 @@ def complete(tenant: Any, *, using: str | None = None, adopt: bool = False) -> b
     home = using or tenant._state.db or router.db_for_write(type(tenant), instance=tenant)
     known = tenant.status
     try:
-        with no_schema(), transaction.atomic(using=home):
+        with _making(tenant, module_of(tenant)), no_schema(), transaction.atomic(using=home):
             if lock_row(tenant, home).status in (ACTIVE, SUSPENDED):
                 return False
             refuse_status(tenant, "be given its schema", (PROVISIONING, FAILED))
@@ -180,8 +181,7 @@ def _make_schema(tenant: Any, module: Module, home: str, goal: str, *, adopt: bo
 
 def make_and_migrate(tenant: Any, module: Module) -> None:
     """Make a tenant's schema, and what the migrations make in it."""
-    schemas.create(tenant.schema_name, using=module.database)
-    bring_up_to_date(tenant, module)
+    ready.make(Target(tenant.schema_name, (module,), tenant), using=module.database)
 
 
 def bring_up_to_date(tenant: Any, module: Module) -> list[str]:
@@ -230,7 +230,7 @@ def complete_raw(tenant: Any, using: str) -> None:
     if goal not in (ACTIVE, SUSPENDED):
         return
     module = module_of(tenant)
-    with work(using, module):
+    with _making(tenant, module), work(using, module):
         send(pre_tenant_create, tenant, using)
         _make_schema(tenant, module, using, goal, adopt=False)
 
@@ -329,12 +329,18 @@ def after_delete(tenant: Any, using: str) -> None:
     if remembered is None:
         return
     name, module = remembered
-    schemas.drop(name, using=required_registry().tenant_module(module or None, name).database, if_exists=True)
+    alias = required_registry().tenant_module(module or None, name).database
+    with locks.explained(f"The tenant {name!r} cannot be deleted", using=alias):
+        schemas.drop(name, using=alias, if_exists=True)
     with no_schema():
         send(post_tenant_delete, tenant, using)
 
 
 # -- what they share --------------------------------------------------------------------------------------------------
+
+
+def _making(tenant: Any, module: Module) -> AbstractContextManager[None]:
+    return locks.explained(f"The schema {tenant.schema_name!r} cannot be made", using=module.database)
 
 
 @contextmanager

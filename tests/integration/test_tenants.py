@@ -163,7 +163,7 @@ def test_a_failing_signal_of_the_row_leaves_nothing(open_db: None, raw: Raw, rec
 
 @pytest.mark.parametrize("outer", [False, True])
 def test_a_failing_migration_leaves_nothing(
-    open_db: None, raw: Raw, monkeypatch: pytest.MonkeyPatch, outer: bool
+    no_templates: None, open_db: None, raw: Raw, monkeypatch: pytest.MonkeyPatch, outer: bool
 ) -> None:
     """Neither row nor schema; the error is the migration's; a transaction around it goes on."""
     from django.db.migrations import Migration

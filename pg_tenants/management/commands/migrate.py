@@ -10,13 +10,15 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser, no_translations
 from django.core.management.commands.migrate import Command as DjangoCommand
-from django.db import connections
+from django.db import DatabaseError, connections
 
 from pg_tenants import migrations
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
 from pg_tenants.createdb import create_database, database_exists
+from pg_tenants.exceptions import PgTenantsError
 from pg_tenants.management.progress import Watch, honour_no_color, watch
 from pg_tenants.migrations import Preview, Report, Structures
+from pg_tenants.provisioning import ready, template
 
 SHOWN = 10
 """How many failed schemas the summary shows in full."""
@@ -131,6 +133,25 @@ class Command(DjangoCommand):
         finally:
             seen.close()
 
+    def _refresh_templates(self, seen: Watch) -> None:
+        """Make what new tenants' schemas come from, where these migrations have made it stale."""
+        try:
+            made = template.refresh(using=self.alias, tell=self._tell_of_template)
+            ready.prepare(using=self.alias)
+        except (PgTenantsError, DatabaseError) as exc:
+            seen.note(f"Templates or ready schemas were not made: {exc}")
+            return
+        for each in made:
+            if isinstance(each, template.Refused):
+                seen.note(
+                    f"The module {each.key!r} has no template, so its schemas are made by running all migrations: "
+                    f"{each.reason}."
+                )
+
+    def _tell_of_template(self, module: str) -> None:
+        if self.verbosity > 1 and not self.quiet:
+            self.stdout.write(f"Making the template of the module {module!r}.")
+
     def migrate_elsewhere(self, alias: str, *args: Any, **options: Any) -> None:
         """Run Django's command on an alias that has one schema."""
         super().handle(*args, **options)
@@ -193,6 +214,9 @@ class Command(DjangoCommand):
             report = migrations.prune(options["app_label"], using=self.alias, plan=shows, progress=progress, **choice)
         else:
             report = migrations.apply(self._options(options, plan=shows), using=self.alias, progress=progress, **choice)
+        chosen = ("app_label", "schema", "module", "exclude", "fake", "back", "prune")
+        if not (shows or report.failed or any(options[key] for key in chosen)):
+            self._refresh_templates(seen)
         seen.close()
         if self.quiet:
             self._write(report.as_dict())

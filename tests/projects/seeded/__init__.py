@@ -1,0 +1,1 @@
+"""A project whose migrations write rows and define more than tables."""
