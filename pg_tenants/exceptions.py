@@ -10,6 +10,7 @@ from django.http import Http404
 
 __all__ = [
     "ConfigurationError",
+    "DatabaseBusy",
     "ExtensionUnavailable",
     "InvalidSchemaName",
     "JobRefused",
@@ -36,6 +37,10 @@ class PgTenantsError(Exception):
 
 class ConfigurationError(PgTenantsError, ImproperlyConfigured):
     """A setting is missing, unknown or contradicts another one."""
+
+
+class DatabaseBusy(PgTenantsError):
+    """Another test run uses the test database, or the schemas that this one would use."""
 
 
 class InvalidSchemaName(PgTenantsError, ValueError):

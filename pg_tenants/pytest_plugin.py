@@ -1,0 +1,63 @@
+"""The plugin for pytest: with pytest-django, a test worker's own schemas in one test database.
+
+It is on by being installed, and does nothing in a project without ``PG_TENANTS``. Its fixtures are in
+``pg_tenants.test.fixtures``; nothing of Django is imported before pytest-django has set it up.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import pytest
+
+__all__: list[str] = []
+
+MARK = (
+    "tenant(schema_name=None, *, module='', domain=None, **fields): run the test in a fresh tenant, "
+    "which is rolled back behind it."
+)
+_server = pytest.StashKey[Any]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options."""
+    group = parser.getgroup("pg_tenants")
+    group.addoption(
+        "--tenants-wait",
+        type=float,
+        default=float(os.environ.get("TEST_DB_WAIT") or 10),
+        metavar="SECONDS",
+        help="Wait so long for another test run that uses the same schemas.",
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the fixtures behind those of pytest-django, which are replaced by some."""
+    config.addinivalue_line("markers", MARK)
+    if _applies(config):
+        from pg_tenants.test import fixtures  # noqa: PLC0415
+
+        config.pluginmanager.register(fixtures, "pg_tenants.test.fixtures")
+
+
+def _applies(config: pytest.Config) -> bool:
+    """Return whether the project is one of ours, and tested with pytest-django."""
+    if not config.pluginmanager.hasplugin("django") or "django" not in sys.modules:
+        return False
+    from django.apps import apps  # noqa: PLC0415
+    from django.conf import settings  # noqa: PLC0415
+
+    return bool(settings.configured and apps.ready and getattr(settings, "PG_TENANTS", None) is not None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """Note whether a test has failed, for fixtures that do one thing or another then."""
+    report = yield
+    fixtures = item.config.pluginmanager.get_plugin("pg_tenants.test.fixtures")
+    if fixtures is not None and report.failed:
+        item.stash[fixtures.failed_key] = True
+    return report

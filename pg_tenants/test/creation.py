@@ -1,0 +1,276 @@
+"""Making the test database: one for all workers, in which each has its own schemas.
+
+``TenantTestCreation`` takes the place of Django's ``DatabaseCreation`` on the connections of a test run, so Django's own
+``setup_databases()`` does the rest: aliases of one database, mirrors, ``--parallel``, serialized contents.
+
+A worker's schemas are made anew at its start, and nothing has to be taken away at its end: what a killed run has left
+is what an ordinary one leaves.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django.conf import settings
+from django.core.management import call_command
+from django.db import OperationalError, connections
+from django.db.backends.postgresql.creation import DatabaseCreation
+
+from pg_tenants import lookups
+from pg_tenants.backends.base import TenantDatabaseWrapperMixin
+from pg_tenants.context import ActiveContext
+from pg_tenants.exceptions import DatabaseBusy
+from pg_tenants.migrations import Target, fixed_targets
+from pg_tenants.names import physical_name
+from pg_tenants.test import _build
+from pg_tenants.test._lock import Claim, application_name, claim, drop_schemas, literal, lock_key, schemas_of
+
+__all__ = ["MASTER", "TenantTestCreation", "creation_of", "install", "worker_prefix"]
+
+MASTER = "master"
+WAIT = 10.0
+"""How long a run waits for another one that uses its schemas, in seconds."""
+
+
+def worker_prefix(worker: str) -> str:
+    """Return what a worker's schemas begin with.
+
+    Args:
+        worker: ``gw0`` for one of pytest-xdist, ``1`` for one of Django's ``--parallel``, ``master`` for the only one.
+    """
+    return f"test_{worker}"
+
+
+def install(worker: str = MASTER, **options: Any) -> list[str]:
+    """Put our creation in the place of Django's on each connection that has our backend; return their aliases.
+
+    Args:
+        worker: the worker that this process is.
+        options: those of ``TenantTestCreation``.
+    """
+    found = []
+    for alias in connections:
+        connection = connections[alias]
+        if isinstance(connection, TenantDatabaseWrapperMixin):
+            connection.creation = TenantTestCreation(connection, worker, **options)
+            found.append(alias)
+    return found
+
+
+def creation_of(alias: str) -> TenantTestCreation | None:
+    """Return what made the test database of an alias, or None outside of tests."""
+    creation = connections[alias].creation
+    return creation if isinstance(creation, TenantTestCreation) else None
+
+
+class TenantTestCreation(DatabaseCreation):
+    """Makes a worker's schemas in the one test database.
+
+    Args:
+        connection: the connection.
+        worker: the worker that this process is.
+        wait: how long to wait for another run that uses the schemas, in seconds.
+        recreate: make the test database anew; a name of the run, so that one of its workers does so; "" for not.
+
+    Attributes:
+        prefix: what the worker's schemas begin with.
+        ready: names of tenants' schemas that are made and empty but for what migrations write, by module.
+    """
+
+    def __init__(self, connection: Any, worker: str = MASTER, *, wait: float = WAIT, recreate: str = ""):
+        super().__init__(connection)
+        self.prefix = worker_prefix(worker)
+        self.ready: dict[str, str] = {}
+        self.claim: Claim | None = None
+        self._wait, self._recreate = wait, recreate
+
+    # -- what Django's runners call -----------------------------------------------------------------------------------
+
+    def create_test_db(
+        self, verbosity: int = 1, autoclobber: bool = False, serialize: bool | None = None, keepdb: bool = False
+    ) -> str:
+        """Make the database if it is missing, and the worker's schemas in it; return the database's name."""
+        name = self._get_test_db_name()
+        if verbosity >= 1:
+            where = self._get_database_display_str(verbosity, name)
+            self.log(f"Making the schemas {self.prefix!r} in the test database for alias {where}...")
+        self._make_database(name)
+        self._enter(name, self.prefix)
+        self._make_schemas(verbosity)
+        if serialize:
+            self.connection._test_serialized_contents = self.serialize_db_to_string()
+        call_command("createcachetable", database=self.connection.alias)
+        self.connection.ensure_connection()
+        return name
+
+    def destroy_test_db(
+        self,
+        old_database_name: str | None = None,
+        verbosity: int = 1,
+        keepdb: bool = False,
+        suffix: str | None = None,
+    ) -> None:
+        """Drop the worker's schemas, unless they are to be kept; the database stays, with its templates."""
+        if suffix is not None:
+            return
+        self.connection.close()
+        if self.claim is not None:
+            if not keepdb and self.claim.users == 1:
+                self._drop_all()
+            self.claim.release()
+            self.claim = None
+        if old_database_name is not None:
+            settings.DATABASES[self.connection.alias]["NAME"] = old_database_name
+            self._change(old_database_name, "")
+
+    def clone_test_db(self, suffix: str, verbosity: int = 1, autoclobber: bool = False, keepdb: bool = False) -> None:
+        """Do nothing: a worker of ``--parallel`` makes its schemas itself, when it starts."""
+
+    def get_test_db_clone_settings(self, suffix: str) -> dict[str, Any]:
+        """Return the settings of a worker: the same database, another prefix."""
+        return self._settings(self.connection.settings_dict["NAME"], worker_prefix(suffix))
+
+    def setup_worker_connection(self, _worker_id: int) -> None:
+        """Become a worker of ``--parallel``: claim and make its schemas."""
+        self.claim = None  # The parent's, if this process was forked.
+        self.prefix = worker_prefix(str(_worker_id))
+        self.ready.clear()
+        super().setup_worker_connection(_worker_id)
+        self._take_claim()
+        if not self._is_mirror():
+            self._make_schemas(0)
+            call_command("createcachetable", database=self.connection.alias)
+
+    def test_db_signature(self) -> tuple[Any, ...]:
+        """Return what tells test databases apart; an alias that is bound to a schema has tables of its own."""
+        return (*super().test_db_signature(), self.connection.tenant_options.schema)
+
+    def _is_mirror(self) -> bool:
+        """Return whether an alias before this one leads to the same tables."""
+        if self.connection.settings_dict["TEST"]["MIRROR"]:
+            return True
+        mine, others = self._place(), [alias for alias in connections if creation_of(alias)]
+        return any(
+            creation._place() == mine
+            for alias in others[: others.index(self.connection.alias)]
+            if (creation := creation_of(alias))
+        )
+
+    def _place(self) -> tuple[Any, ...]:
+        where = self.connection.settings_dict
+        return where["HOST"], where["PORT"], where["NAME"], self.connection.tenant_options.schema
+
+    def set_as_test_mirror(self, primary_settings_dict: dict[str, Any]) -> None:
+        """Lead the connection to the database and the schemas of another alias."""
+        tenants = primary_settings_dict["OPTIONS"].get("tenants") or {}
+        self._change(primary_settings_dict["NAME"], tenants.get("worker", ""))
+
+    # -- the database -------------------------------------------------------------------------------------------------
+
+    def _make_database(self, name: str) -> None:
+        quoted = self.connection.ops.quote_name(name)
+        with self._nodb_cursor() as cursor:
+            # Of all databases of the server, one is made at a time: copies of a template cannot be made at once.
+            cursor.execute(f"SELECT pg_catalog.pg_advisory_lock({lock_key('')})")
+            cursor.execute(
+                "SELECT pg_catalog.shobj_description(oid, 'pg_database') FROM pg_catalog.pg_database WHERE datname = %s",
+                [name],
+            )
+            row = cursor.fetchone()
+            mark = f"pg_tenants: made anew for the run {self._recreate}"
+            if row and self._recreate and row[0] != mark:
+                self._drop_database(cursor, name)
+                row = None
+            if row is None:
+                cursor.execute(f"CREATE DATABASE {quoted} {self.sql_table_creation_suffix()}")
+                if self._recreate:
+                    cursor.execute(f"COMMENT ON DATABASE {quoted} IS {literal(mark)}")
+
+    def _drop_database(self, cursor: Any, name: str) -> None:
+        try:
+            cursor.execute(f"DROP DATABASE {self.connection.ops.quote_name(name)}")
+        except OperationalError as exc:
+            raise DatabaseBusy(
+                f"The test database {name!r} cannot be made anew: {exc}. Wait for the test run or the session that "
+                "uses it, or end it."
+            ) from exc
+
+    def _enter(self, name: str, prefix: str) -> None:
+        settings.DATABASES[self.connection.alias]["NAME"] = name
+        self._change(name, prefix)
+        self._take_claim()
+
+    def _change(self, name: str, prefix: str) -> None:
+        """Lead the connection, and those that other threads make, to a database and to a worker's schemas."""
+        self.connection.close()
+        self.connection.close_pool()
+        self.connection.settings_dict.update(self._settings(name, prefix))
+
+    def _settings(self, name: str, prefix: str) -> dict[str, Any]:
+        before = self.connection.settings_dict
+        options = dict(before["OPTIONS"])
+        options["tenants"] = {**(options.get("tenants") or {}), "worker": prefix}
+        if str(options.get("application_name", "pg_tenants: ")).startswith("pg_tenants: "):
+            options["application_name"] = application_name(prefix)
+        if not prefix:
+            options.pop("application_name", None)
+        return {**before, "NAME": name, "OPTIONS": options}
+
+    def _take_claim(self) -> None:
+        """Claim the worker's schemas, and drop what an earlier run has left of them."""
+        self.claim = claim(self.connection, self.prefix, self._wait)
+        if self.claim.users == 1:
+            self._drop_all()
+
+    # -- the schemas --------------------------------------------------------------------------------------------------
+
+    def _make_schemas(self, verbosity: int) -> None:
+        _build.make_fixed(self.connection, self.fixed, verbosity)
+
+    @property
+    def fixed(self) -> list[Target]:
+        """Return the fixed modules' schemas of this alias."""
+        return fixed_targets(self.connection.alias) if self.connection.is_tenant_aware else []
+
+    def own_schemas(self) -> list[str]:
+        """Return the names, in the database, of the worker's schemas."""
+        assert self.claim is not None
+        return schemas_of(self.claim.execute, self.prefix)
+
+    def _drop_all(self) -> None:
+        assert self.claim is not None
+        drop_schemas(self.claim.execute, self.own_schemas())
+        self.ready.clear()
+
+    def drop_made_by_test(self) -> None:
+        """Drop the schemas that a test has made and committed: the tenants' and others, but not the fixed modules'."""
+        options = self.connection.tenant_options
+        kept = {physical_name(target.schema, self.prefix) for target in self.fixed}
+        if options.schema:
+            kept.add(physical_name(options.schema, self.prefix))
+        assert self.claim is not None
+        drop_schemas(self.claim.execute, [name for name in self.own_schemas() if name not in kept])
+        self.ready.clear()
+        lookups.forget()
+
+    # -- serialized contents ------------------------------------------------------------------------------------------
+
+    def serialize_db_to_string(self) -> str:
+        """Return the rows of the fixed modules' tables as JSON: a mapping of schemas to what Django's own method says."""
+        if not self.connection.is_tenant_aware:
+            return super().serialize_db_to_string()
+        found = {}
+        for target in self.fixed:
+            with ActiveContext(target.active):
+                found[target.schema] = super().serialize_db_to_string()
+        return json.dumps(found)
+
+    def deserialize_db_from_string(self, data: str) -> None:
+        """Load what ``serialize_db_to_string()`` returned."""
+        if not self.connection.is_tenant_aware:
+            super().deserialize_db_from_string(data)
+            return
+        for target in self.fixed:
+            with ActiveContext(target.active):
+                super().deserialize_db_from_string(json.loads(data)[target.schema])
