@@ -31,6 +31,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SECONDS",
         help="Wait so long for another test run that uses the same schemas.",
     )
+    group.addoption(
+        "--keep-failed",
+        action="store_true",
+        default=False,
+        help="Copy the rows that a failed test saw to schemas that stay; 'manage.py test_schemas' lists and drops them.",
+    )
 
 
 @pytest.hookimpl(trylast=True)
@@ -51,6 +57,21 @@ def _applies(config: pytest.Config) -> bool:
     from django.conf import settings  # noqa: PLC0415
 
     return bool(settings.configured and apps.ready and getattr(settings, "PG_TENANTS", None) is not None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Any:
+    """Keep the rows of a test that fails, if that is asked for, before anything is rolled back."""
+    fixtures = item.config.pluginmanager.get_plugin("pg_tenants.test.fixtures")
+    keeps = fixtures is not None and item.config.getoption("keep_failed")
+    if keeps:
+        fixtures.keep_when_reported(item)
+    try:
+        return (yield)
+    except Exception:
+        if keeps:
+            fixtures.keep_rows(item)
+        raise
 
 
 @pytest.hookimpl(wrapper=True)

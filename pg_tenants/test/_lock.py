@@ -17,7 +17,7 @@ from typing import Any
 from pg_tenants.backends.prefix import quote
 from pg_tenants.exceptions import DatabaseBusy
 
-__all__ = ["Claim", "application_name", "claim", "drop_schemas", "literal", "lock_key", "of_worker", "schemas_of", "turn"]
+__all__ = ["Claim", "application_name", "claim", "drop_schemas", "literal", "lock_key", "of_worker", "owner_of", "schemas_of", "turn"]
 
 _TESTING = 0x70677465
 """The first half of the advisory locks of test runs; the other half is that of a name."""
@@ -134,7 +134,11 @@ class Claim:
         """Give the schemas up, where no other alias uses them."""
         self.users -= 1
         if not self.users:
-            self._session.close()
+            self.close()
+
+    def close(self) -> None:
+        """Give the schemas up."""
+        self._session.close()
 
     def _take(self, execute: Any, wait: float) -> None:
         execute("SET lock_timeout = 0; SET statement_timeout = 0; SET idle_session_timeout = 0")
@@ -145,20 +149,12 @@ class Claim:
             time.sleep(_PAUSE)
 
     def _message(self, execute: Any, wait: float) -> str:
-        first, second = lock_key(self.prefix).split(", ")
-        row = execute(
-            "SELECT a.application_name, to_char(a.backend_start, 'HH24:MI:SS'), current_database()"
-            " FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid"
-            f" WHERE l.locktype = 'advisory' AND l.granted AND l.classid = {first}::bigint::oid"
-            f" AND l.objid = ({second} + 4294967296) % 4294967296 AND l.database ="
-            " (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
-        ).fetchone()
-        owner, since, database = row or ("", "", self._session.settings_dict["NAME"])
-        who = f"{owner.partition(', ')[2] or owner or 'another one'}{f', since {since}' if since else ''}"
+        database = self._session.settings_dict["NAME"]
         return (
-            f"The schemas {self.prefix!r} of the test database {database!r} are in use by another test run: {who}. It "
-            f"did not end within {wait:g} seconds. Wait for it, give --tenants-wait more seconds (TEST_DB_WAIT), or "
-            "give this run another database by DATABASES['default']['TEST']['NAME']."
+            f"The schemas {self.prefix!r} of the test database {database!r} are in use by another test run: "
+            f"{owner_of(execute, self.prefix) or 'one that ends just now'}. It did not end within {wait:g} seconds. "
+            "Wait for it, give --tenants-wait (of manage.py test: --wait) more seconds, or give this run another "
+            "database by DATABASES['default']['TEST']['NAME']."
         )
 
     def _end_orphans(self, execute: Any) -> None:
@@ -177,6 +173,19 @@ class Claim:
                     "sessions of pg_stat_activity whose application_name begins with 'pg_tenants: '."
                 )
             time.sleep(_PAUSE)
+
+
+def owner_of(execute: Callable[[str], Any], prefix: str) -> str:
+    """Return which process has claimed a worker's schemas, for people; empty for none."""
+    first, second = lock_key(prefix).split(", ")
+    row = execute(
+        "SELECT a.application_name, pg_catalog.to_char(a.backend_start, 'HH24:MI:SS')"
+        " FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid"
+        f" WHERE l.locktype = 'advisory' AND l.granted AND l.classid = {first}::bigint::oid"
+        f" AND l.objid = (({second} + 4294967296) % 4294967296)::bigint::oid AND l.objsubid = 2 AND l.database ="
+        " (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"
+    ).fetchone()
+    return f"{row[0].partition(', ')[2] or row[0]}, since {row[1]}" if row else ""
 
 
 def schemas_of(execute: Callable[[str], Any], prefix: str) -> list[str]:

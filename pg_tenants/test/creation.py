@@ -10,6 +10,8 @@ is what an ordinary one leaves.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.conf import settings
@@ -91,7 +93,7 @@ class TenantTestCreation(DatabaseCreation):
         self, verbosity: int = 1, autoclobber: bool = False, serialize: bool | None = None, keepdb: bool = False
     ) -> str:
         """Make the database if it is missing, and the worker's schemas in it; return the database's name."""
-        name = self._get_test_db_name()
+        name = self.test_name
         if verbosity >= 1:
             where = self._get_database_display_str(verbosity, name)
             self.log(f"Making the schemas {self.prefix!r} in the test database for alias {where}...")
@@ -168,33 +170,65 @@ class TenantTestCreation(DatabaseCreation):
 
     # -- the database -------------------------------------------------------------------------------------------------
 
-    def _make_database(self, name: str) -> None:
-        quoted = self.connection.ops.quote_name(name)
-        with self._nodb_cursor() as cursor:
-            # Of all databases of the server, one is made at a time: copies of a template cannot be made at once.
-            cursor.execute(f"SELECT pg_catalog.pg_advisory_lock({lock_key('')})")
-            cursor.execute(
-                "SELECT pg_catalog.shobj_description(oid, 'pg_database') FROM pg_catalog.pg_database WHERE datname = %s",
-                [name],
-            )
-            row = cursor.fetchone()
-            mark = f"pg_tenants: made anew for the run {self._recreate}"
-            if row and self._recreate and row[0] != mark:
-                self._drop_database(cursor, name)
-                row = None
-            if row is None:
-                cursor.execute(f"CREATE DATABASE {quoted} {self.sql_table_creation_suffix()}")
-                if self._recreate:
-                    cursor.execute(f"COMMENT ON DATABASE {quoted} IS {literal(mark)}")
+    @property
+    def test_name(self) -> str:
+        """The test database's name."""
+        return str(self._get_test_db_name())
 
-    def _drop_database(self, cursor: Any, name: str) -> None:
+    @contextmanager
+    def maintenance(self) -> Iterator[Any]:
+        """Give a cursor for statements about databases; such processes take turns."""
+        with self._nodb_cursor() as cursor:
+            # Copies of one template cannot be made at once.
+            cursor.execute(f"SELECT pg_catalog.pg_advisory_lock({lock_key('')})")
+            yield cursor
+
+    def lead_to(self, name: str) -> str:
+        """Lead the connection to a database, without a worker's prefix, and return the one before."""
+        before = str(self.connection.settings_dict["NAME"])
+        self._change(name, "")
+        return before
+
+    def exists(self, cursor: Any, name: str) -> bool:
+        """Return whether the server has a database."""
+        return bool(self._database_exists(cursor, name))
+
+    def drop_database(self, cursor: Any, name: str) -> None:
+        """Drop a database.
+
+        Raises:
+            DatabaseBusy: a session uses it.
+        """
+        self.connection.close()
+        self.connection.close_pool()
         try:
             cursor.execute(f"DROP DATABASE {self.connection.ops.quote_name(name)}")
         except OperationalError as exc:
             raise DatabaseBusy(
-                f"The test database {name!r} cannot be made anew: {exc}. Wait for the test run or the session that "
-                "uses it, or end it."
+                f"The test database {name!r} cannot be dropped: {exc}. Wait for the test run or the session that uses "
+                "it, or end it."
             ) from exc
+
+    def _make_database(self, name: str) -> None:
+        quoted = self.connection.ops.quote_name(name)
+        mark = f"pg_tenants: made anew for the run {self._recreate}"
+        with self.maintenance() as cursor:
+            there = self.exists(cursor, name)
+            if there and self._recreate and self._comment(cursor, name) != mark:
+                self.drop_database(cursor, name)
+                there = False
+            if not there:
+                cursor.execute(f"CREATE DATABASE {quoted} {self.sql_table_creation_suffix()}")
+                if self._recreate:
+                    cursor.execute(f"COMMENT ON DATABASE {quoted} IS {literal(mark)}")
+
+    def _comment(self, cursor: Any, name: str) -> str | None:
+        cursor.execute(
+            "SELECT pg_catalog.shobj_description(oid, 'pg_database') FROM pg_catalog.pg_database WHERE datname = %s",
+            [name],
+        )
+        row = cursor.fetchone()
+        return None if row is None else row[0]
 
     def _enter(self, name: str, prefix: str) -> None:
         settings.DATABASES[self.connection.alias]["NAME"] = name

@@ -270,7 +270,34 @@ def _tenant_marker(request: pytest.FixtureRequest) -> None:
     request.getfixturevalue("tenant")
 
 
-failed_key = pytest.StashKey[bool]()
+def keep_rows(item: pytest.Item) -> None:
+    """Keep the rows that a failed test sees, and say in its report where they are; once a test."""
+    from pytest_django.plugin import blocking_manager_key  # noqa: PLC0415
+
+    from pg_tenants.test._kept import keep  # noqa: PLC0415
+
+    if item.stash.get(kept_key, False):
+        return
+    item.stash[kept_key] = True
+    with item.config.stash[blocking_manager_key].unblock():
+        item.add_report_section("call", "rows", "\n".join(keep(item.nodeid)))
+
+
+def keep_when_reported(item: Any) -> None:
+    """Keep the rows of a test of unittest when it tells that it has failed: its own call ends after the rollback."""
+    for name in ("addError", "addFailure"):
+        tell = getattr(item, name, None)
+        if tell is None:
+            return
+
+        def told(test: Any, error: Any, tell: Callable[..., None] = tell) -> None:
+            keep_rows(item)
+            tell(test, error)
+
+        setattr(item, name, told)
+
+
+failed_key, kept_key = pytest.StashKey[bool](), pytest.StashKey[bool]()
 
 
 def _has_failed(node: pytest.Item) -> bool:
