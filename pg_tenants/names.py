@@ -9,10 +9,20 @@ import idna
 
 from pg_tenants.exceptions import InvalidSchemaName
 
-__all__ = ["MARKER_TABLE", "MAX_SCHEMA_NAME_BYTES", "normalize_host", "physical_name", "validate_schema_name"]
+__all__ = [
+    "MARKER_TABLE",
+    "MAX_SCHEMA_NAME_BYTES",
+    "TEMPLATES_TABLE",
+    "normalize_host",
+    "physical_name",
+    "validate_schema_name",
+]
 
 MARKER_TABLE = "pg_tenants_marker"
 """The table that each schema of ours has from its first moment; locking it proves that the schema is there."""
+
+TEMPLATES_TABLE = "pg_tenants_templates"
+"""The table that keeps templates of schemas, in ``public``, whatever modules are there."""
 
 _IDENTIFIER_BYTES = 63  # NAMEDATALEN - 1 in a PostgreSQL built with default settings.
 _WORKER_PREFIX_BYTES = len("test_master_")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -114,6 +115,17 @@ class TenantDatabaseWrapperMixin(_Base):
     def extensions_schema_only(self) -> AbstractContextManager[None]:
         """Narrow the path to the extensions' schema, so that what CREATE EXTENSION makes goes there."""
         return self._narrow(_EXTENSIONS)
+
+    @contextmanager
+    def as_worker(self, worker: str) -> Iterator[None]:
+        """Have other schemas in the place of all that are there, as a test worker of this prefix has."""
+        before = self.tenant_options
+        raw = self.settings_dict["OPTIONS"].get("tenants")
+        self._options, self.prefixes = (raw, replace(before, worker=worker)), {}
+        try:
+            yield
+        finally:
+            self._options, self.prefixes = (raw, before), {}
 
     @contextmanager
     def _narrow(self, to: str) -> Iterator[None]:

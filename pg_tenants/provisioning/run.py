@@ -11,9 +11,10 @@ from django.db import DatabaseError, IntegrityError, models, router, transaction
 from pg_tenants import schemas
 from pg_tenants.context import no_schema
 from pg_tenants.exceptions import InvalidSchemaName, SchemaExists, UnsafeStatement, WrongStatus
-from pg_tenants.migrations import Options, Target, migrate_target, required_registry
+from pg_tenants.migrations import Target, required_registry
 from pg_tenants.modules import Module
 from pg_tenants.names import validate_schema_name
+from pg_tenants.provisioning import template
 from pg_tenants.provisioning.adopt import take_over
 from pg_tenants.signals import (
     post_tenant_activate,
@@ -153,7 +154,7 @@ def _make_schema(tenant: Any, module: Module, home: str, goal: str, *, adopt: bo
         take_over(name, module)
     else:
         schemas.create(name, using=using)
-        migrate_target(Target(name, (module,), tenant), Options(verbosity=0, run_syncdb=True), using=using)
+        template.fill(Target(name, (module,), tenant), using=using)
     _send(post_tenant_create, tenant, home)
     if goal == ACTIVE:
         _send(pre_tenant_activate, tenant, home)
