@@ -129,7 +129,7 @@ def refresh(*, using: str = DEFAULT_DB_ALIAS, tell: Callable[[str], None] | None
 # -- make -------------------------------------------------------------------------------------------------------------
 
 
-def build(target: Target, *, using: str = DEFAULT_DB_ALIAS) -> Script | Refused:
+def build(target: Target, *, using: str = DEFAULT_DB_ALIAS, once: bool = False) -> Script | Refused:
     """Make the template of a target's modules, keep it, and return it.
 
     The migrations are run twice, in schemas that are rolled back, and the script is run once. It is kept if all three
@@ -138,6 +138,8 @@ def build(target: Target, *, using: str = DEFAULT_DB_ALIAS) -> Script | Refused:
     Args:
         target: a schema of these modules; it is not touched, and need not be there.
         using: the database alias.
+        once: run the migrations once alone, for a database of tests: what a data migration makes up is then the same
+            in each schema.
 
     Raises:
         OperationalError: the server has failed, or has too few locks; nothing is kept.
@@ -146,7 +148,7 @@ def build(target: Target, *, using: str = DEFAULT_DB_ALIAS) -> Script | Refused:
     with transaction.atomic(using=using):
         store.lock(using=using)
         mark, code = fingerprint(target, using=using), code_of_migrations(target)
-        made = _Builder(target, using).build()
+        made = _Builder(target, using, once=once).build()
         row = store.Row(module=made.key, fingerprint=mark, code=code, code_hash=hash_of_modules(code))
         if isinstance(made, Refused):
             row.reason = made.reason
@@ -162,8 +164,9 @@ class _Unfit(Exception):
 
 
 class _Builder:
-    def __init__(self, target: Target, using: str):
+    def __init__(self, target: Target, using: str, *, once: bool):
         self.modules = target.modules
+        self.once = once
         self.key = _key(target)
         self.is_fixed = any(module.is_fixed for module in target.modules)
         self.schema = target.schema
@@ -178,7 +181,9 @@ class _Builder:
 
     def _build(self) -> Script:
         with self._scratch() as target:
-            first, recorder, _ = self._recorded(target)
+            first, recorder, migrations = self._recorded(target)
+            if self.once:
+                return self._script(target, first, recorder, migrations)
         with self._scratch() as target:
             second, _, migrations = self._recorded(target)
             wanted, differing = content.merged(first, second, _random_columns(self.modules))

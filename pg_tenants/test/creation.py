@@ -260,7 +260,7 @@ class TenantTestCreation(DatabaseCreation):
     # -- the schemas --------------------------------------------------------------------------------------------------
 
     def _make_schemas(self, verbosity: int) -> None:
-        _build.make_fixed(self.connection, self.fixed, verbosity)
+        _build.make_schemas(self.connection, self.fixed, verbosity)
 
     @property
     def fixed(self) -> list[Target]:

@@ -150,7 +150,7 @@ def migrated(name: str, module: str = "", extensions: Sequence[str] = ()) -> Ite
             [*found.extensions, *extensions], schema=modules.extensions_schema, using=found.database
         )
         schemas.drop(name, using=found.database, if_exists=True)
-        _build.make_schema(Target(name, (found,)), using=found.database)
+        _build.make_tenant_schema(Target(name, (found,)), using=found.database)
     connection = tenant_connection(found.database)
     physical = connection.physical_schema(name)
     isolated = Isolated.of_alias(physical, found.database)

@@ -48,7 +48,7 @@ def make_ready(module: str = "") -> None:
         return
     name = _ready_name(found)
     with no_schema():
-        _build.make_schema(Target(name, (found,)), using=found.database)
+        _build.make_tenant_schema(Target(name, (found,)), using=found.database)
     creation.ready[found.name] = name
 
 
