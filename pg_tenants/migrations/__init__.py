@@ -10,7 +10,7 @@ from pg_tenants.migrations._events import Event, Progress
 from pg_tenants.migrations._executor import ModuleLoader
 from pg_tenants.migrations._moved import MovedTables, moved_tables
 from pg_tenants.migrations._report import Report, SchemaResult
-from pg_tenants.migrations._run import Options, apply, migrate_target, prepare_database
+from pg_tenants.migrations._run import Options, apply, migrate_target
 from pg_tenants.migrations._targets import Target, fixed_targets, required_registry
 
 __all__ = [
@@ -26,6 +26,5 @@ __all__ = [
     "fixed_targets",
     "migrate_target",
     "moved_tables",
-    "prepare_database",
     "required_registry",
 ]

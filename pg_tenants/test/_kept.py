@@ -77,7 +77,9 @@ def _keep(connection: Any, prefix: str, test: str) -> str:
                 write(f"CREATE SCHEMA {quote(name)}")
                 write(f"COMMENT ON SCHEMA {quote(name)} IS {literal(f'{test} ({when})')}")
             for (schema, table), columns in tables.items():
-                _copy(execute, write, f"{quote(schema)}.{quote(table)}", f"{quote(names[schema])}.{quote(table)}", columns)
+                _copy(
+                    execute, write, f"{quote(schema)}.{quote(table)}", f"{quote(names[schema])}.{quote(table)}", columns
+                )
     database = connection.settings_dict["NAME"]
     return (
         f"Its rows are kept in the schemas {', '.join(sorted(names.values()))} of the database {database!r}; "

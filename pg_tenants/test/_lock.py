@@ -17,7 +17,18 @@ from typing import Any
 from pg_tenants.backends.prefix import quote
 from pg_tenants.exceptions import DatabaseBusy
 
-__all__ = ["Claim", "application_name", "claim", "drop_schemas", "literal", "lock_key", "of_worker", "owner_of", "schemas_of", "turn"]
+__all__ = [
+    "Claim",
+    "application_name",
+    "claim",
+    "drop_schemas",
+    "literal",
+    "lock_key",
+    "of_worker",
+    "owner_of",
+    "schemas_of",
+    "turn",
+]
 
 _TESTING = 0x70677465
 """The first half of the advisory locks of test runs; the other half is that of a name."""

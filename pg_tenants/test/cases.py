@@ -11,7 +11,6 @@ from django.utils.functional import classproperty
 
 from pg_tenants.context import no_schema, tenant_context
 from pg_tenants.test.client import AsyncTenantClient, TenantClient
-from pg_tenants.test.creation import creation_of
 from pg_tenants.test.tenants import allow_domains, domain_of, make_ready, make_tenant
 
 __all__ = ["TenantLiveServerTestCase", "TenantTestCase", "TenantTransactionTestCase"]

@@ -23,12 +23,14 @@ from pg_tenants import lookups
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
 from pg_tenants.context import ActiveContext
 from pg_tenants.exceptions import DatabaseBusy
-from pg_tenants.migrations import Target, fixed_targets
+from pg_tenants.migrations import Target, fixed_targets, required_registry
+from pg_tenants.modules import Module
 from pg_tenants.names import physical_name
 from pg_tenants.test import _build
+from pg_tenants.test._digest import mark, marks
 from pg_tenants.test._lock import Claim, application_name, claim, drop_schemas, literal, lock_key, schemas_of
 
-__all__ = ["MASTER", "TenantTestCreation", "creation_of", "install", "worker_prefix"]
+__all__ = ["MASTER", "TenantTestCreation", "creation_of", "install", "ready_name", "worker_prefix"]
 
 MASTER = "master"
 WAIT = 10.0
@@ -42,6 +44,13 @@ def worker_prefix(worker: str) -> str:
         worker: ``gw0`` for one of pytest-xdist, ``1`` for one of Django's ``--parallel``, ``master`` for the only one.
     """
     return f"test_{worker}"
+
+
+def ready_name(module: Module) -> str:
+    """Return the schema of the tenant that a test gets if it names none: ``tenant``, or with several tenant modules
+    ``tenant_<module>``.
+    """
+    return "tenant" if len(required_registry().tenant) == 1 else f"tenant_{module.name}"
 
 
 def install(worker: str = MASTER, **options: Any) -> list[str]:
@@ -102,7 +111,6 @@ class TenantTestCreation(DatabaseCreation):
         self._make_schemas(verbosity)
         if serialize:
             self.connection._test_serialized_contents = self.serialize_db_to_string()
-        call_command("createcachetable", database=self.connection.alias)
         self.connection.ensure_connection()
         return name
 
@@ -113,13 +121,13 @@ class TenantTestCreation(DatabaseCreation):
         keepdb: bool = False,
         suffix: str | None = None,
     ) -> None:
-        """Drop the worker's schemas, unless they are to be kept; the database stays, with its templates."""
+        """Drop what tests have left. The database stays, with its templates and the worker's schemas."""
         if suffix is not None:
             return
         self.connection.close()
         if self.claim is not None:
-            if not keepdb and self.claim.users == 1:
-                self._drop_all()
+            if self.claim.users == 1:
+                self.drop_made_by_test(keep_ready=True)
             self.claim.release()
             self.claim = None
         if old_database_name is not None:
@@ -142,7 +150,6 @@ class TenantTestCreation(DatabaseCreation):
         self._take_claim()
         if not self._is_mirror():
             self._make_schemas(0)
-            call_command("createcachetable", database=self.connection.alias)
 
     def test_db_signature(self) -> tuple[Any, ...]:
         """Return what tells test databases apart; an alias that is bound to a schema has tables of its own."""
@@ -252,15 +259,51 @@ class TenantTestCreation(DatabaseCreation):
         return {**before, "NAME": name, "OPTIONS": options}
 
     def _take_claim(self) -> None:
-        """Claim the worker's schemas, and drop what an earlier run has left of them."""
         self.claim = claim(self.connection, self.prefix, self._wait)
-        if self.claim.users == 1:
-            self._drop_all()
 
     # -- the schemas --------------------------------------------------------------------------------------------------
 
     def _make_schemas(self, verbosity: int) -> None:
+        assert self.claim is not None
+        if _build.has_templates(self.connection):
+            _build.make_templates(self.connection, self.fixed)
+        if self.claim.users == 1:
+            self._drop_stale()
         _build.make_schemas(self.connection, self.fixed, verbosity)
+        call_command("createcachetable", database=self.connection.alias)
+        self.mark(self.fixed)
+
+    def _drop_stale(self) -> None:
+        """Drop what an earlier run has left, but for schemas that are as they would be made now."""
+        assert self.claim is not None
+        names = self.own_schemas()
+        self.ready.clear()
+        there = marks(self.claim.execute, names) if names else {}
+        kept = [self._is_kept(target, there) for target in self.fixed]
+        if there and all(kept):
+            # Tenants' tables refer to those of fixed modules, so they go with them.
+            for module in required_registry().tenant:
+                target = Target(ready_name(module), (module,))
+                if module.database == self.connection.alias and self._is_kept(target, there):
+                    self.ready[module.name] = target.schema
+            self.drop_made_by_test(keep_ready=True)
+        else:
+            drop_schemas(self.claim.execute, names)
+
+    def _is_kept(self, target: Target, there: dict[str, str]) -> bool:
+        made_by = there.get(physical_name(target.schema, self.prefix))
+        return bool(made_by) and made_by == _build.identity(self.connection, target)
+
+    def mark(self, targets: list[Target]) -> None:
+        """Note on schemas what made them, and what they have, for the next run."""
+        assert self.claim is not None
+        made_by = {
+            physical_name(target.schema, self.prefix): found
+            for target in targets
+            if (found := _build.identity(self.connection, target))
+        }
+        if made_by:
+            mark(self.claim.execute, made_by)
 
     @property
     def fixed(self) -> list[Target]:
@@ -272,20 +315,22 @@ class TenantTestCreation(DatabaseCreation):
         assert self.claim is not None
         return schemas_of(self.claim.execute, self.prefix)
 
-    def _drop_all(self) -> None:
-        assert self.claim is not None
-        drop_schemas(self.claim.execute, self.own_schemas())
-        self.ready.clear()
+    def drop_made_by_test(self, *, keep_ready: bool = False) -> None:
+        """Drop the schemas that a test has made and committed: the tenants' and others, but not the fixed modules'.
 
-    def drop_made_by_test(self) -> None:
-        """Drop the schemas that a test has made and committed: the tenants' and others, but not the fixed modules'."""
-        options = self.connection.tenant_options
-        kept = {physical_name(target.schema, self.prefix) for target in self.fixed}
-        if options.schema:
-            kept.add(physical_name(options.schema, self.prefix))
+        Args:
+            keep_ready: the ready schemas stay; a test that commits may have written to them.
+        """
         assert self.claim is not None
+        logical = [target.schema for target in self.fixed]
+        if self.connection.tenant_options.schema:
+            logical.append(self.connection.tenant_options.schema)
+        if keep_ready:
+            logical += self.ready.values()
+        else:
+            self.ready.clear()
+        kept = {physical_name(name, self.prefix) for name in logical}
         drop_schemas(self.claim.execute, [name for name in self.own_schemas() if name not in kept])
-        self.ready.clear()
         lookups.forget()
 
     # -- serialized contents ------------------------------------------------------------------------------------------

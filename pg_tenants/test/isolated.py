@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, connections
@@ -46,9 +46,7 @@ class Isolated:
     def of_alias(cls, schema: str, alias: str = DEFAULT_DB_ALIAS) -> Isolated:
         """Return the database of an alias, bound to a schema by its name in the database."""
         connection = tenant_connection(alias)
-        params = {
-            key: value for key, value in connection.get_connection_params().items() if key not in _NOT_LIBPQS
-        }
+        params = {key: value for key, value in connection.get_connection_params().items() if key not in _NOT_LIBPQS}
         with no_schema():
             path = [name for name in connection.search_path(None) if name != schema]
         return cls(schema, (schema, *path), params)
@@ -146,9 +144,7 @@ def migrated(name: str, module: str = "", extensions: Sequence[str] = ()) -> Ite
     modules = required_registry()
     found = modules.modules.get(module) or modules.tenant_module(module or None)
     with no_schema():
-        installed.install(
-            [*found.extensions, *extensions], schema=modules.extensions_schema, using=found.database
-        )
+        installed.install([*found.extensions, *extensions], schema=modules.extensions_schema, using=found.database)
         schemas.drop(name, using=found.database, if_exists=True)
         _build.make_tenant_schema(Target(name, (found,)), using=found.database)
     connection = tenant_connection(found.database)

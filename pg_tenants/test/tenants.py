@@ -12,11 +12,9 @@ from typing import Any
 from django.conf import settings
 from django.db import connections, models, router, transaction
 
-from pg_tenants import schemas
 from pg_tenants.context import no_schema
 from pg_tenants.migrations import Target, required_registry
 from pg_tenants.models import domain_model, tenant_model
-from pg_tenants.modules import Module
 from pg_tenants.provisioning.run import ACTIVE
 from pg_tenants.signals import (
     post_tenant_activate,
@@ -25,12 +23,9 @@ from pg_tenants.signals import (
     pre_tenant_create,
 )
 from pg_tenants.test import _build
-from pg_tenants.test.creation import creation_of
+from pg_tenants.test.creation import creation_of, ready_name
 
-__all__ = ["SCHEMA", "domain_of", "make_ready", "make_tenant"]
-
-SCHEMA = "tenant"
-"""The schema of the tenant that a test gets if it asks for no other name; of several modules, its beginning."""
+__all__ = ["domain_of", "make_ready", "make_tenant"]
 
 DOMAIN = ".localhost"
 """What the domains of tests' tenants end with; names under it lead to the machine itself."""
@@ -46,9 +41,10 @@ def make_ready(module: str = "") -> None:
     creation, connection = creation_of(found.database), connections[found.database]
     if creation is None or creation.claim is None or found.name in creation.ready or connection.in_atomic_block:
         return
-    name = _ready_name(found)
+    name = ready_name(found)
     with no_schema():
         _build.make_tenant_schema(Target(name, (found,)), using=found.database)
+    creation.mark([Target(name, (found,))])
     creation.ready[found.name] = name
 
 
@@ -68,7 +64,7 @@ def make_tenant(
     """
     model = tenant_model()
     if schema_name is None:
-        schema_name = _ready_name(required_registry().tenant_module(module or None))
+        schema_name = ready_name(required_registry().tenant_module(module or None))
     tenant = model(schema_name=schema_name, module=module, **{**_needed_texts(model, schema_name), **fields})
     with no_schema(), transaction.atomic(using=router.db_for_write(model, instance=tenant)):
         if not _take_ready(tenant):
@@ -96,10 +92,6 @@ def allow_domains() -> None:
     """Let requests to the domains of tests' tenants pass ALLOWED_HOSTS, as Django does it for ``testserver``."""
     if DOMAIN not in settings.ALLOWED_HOSTS:
         settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, DOMAIN]
-
-
-def _ready_name(module: Module) -> str:
-    return SCHEMA if len(required_registry().tenant) == 1 else f"{SCHEMA}_{module.name}"
 
 
 def _take_ready(tenant: Any) -> bool:
