@@ -49,6 +49,23 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(fixtures, "pg_tenants.test.fixtures")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Find out, in the process that pytest was started as, whether the development server is this run's to stop."""
+    config = session.config
+    fixtures = config.pluginmanager.get_plugin("pg_tenants.test.fixtures")
+    if fixtures is not None and not hasattr(config, "workerinput"):
+        config.stash[_server] = fixtures.find_server(config)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop the development server, if this run has started it."""
+    server = config.stash.get(_server, None)
+    if server is not None:
+        server.stop()
+
+
 def _applies(config: pytest.Config) -> bool:
     """Return whether the project is one of ours, and tested with pytest-django."""
     if not config.pluginmanager.hasplugin("django") or "django" not in sys.modules:

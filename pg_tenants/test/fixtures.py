@@ -270,6 +270,16 @@ def _tenant_marker(request: pytest.FixtureRequest) -> None:
     request.getfixturevalue("tenant")
 
 
+def find_server(config: pytest.Config) -> Any:
+    """Return the development server if the tests are to run on it, else None."""
+    from pytest_django.plugin import blocking_manager_key  # noqa: PLC0415
+
+    from pg_tenants.test import server  # noqa: PLC0415
+
+    with config.stash[blocking_manager_key].unblock():
+        return server.find()
+
+
 def keep_rows(item: pytest.Item) -> None:
     """Keep the rows that a failed test sees, and say in its report where they are; once a test."""
     from pytest_django.plugin import blocking_manager_key  # noqa: PLC0415

@@ -3,16 +3,50 @@
 from __future__ import annotations
 
 import os
+import sys
+import unittest
 from argparse import ArgumentParser
 from typing import Any
 
-from django.test.runner import DiscoverRunner, ParallelTestSuite
+from django.test.runner import DiscoverRunner, ParallelTestSuite, RemoteTestResult, RemoteTestRunner
 
 from pg_tenants.test import _spawned, server
+from pg_tenants.test._kept import keep
 from pg_tenants.test.creation import WAIT, install
 from pg_tenants.test.tenants import allow_domains
 
 __all__ = ["TenantDiscoverRunner", "TenantParallelTestSuite"]
+
+
+class _KeepsRows:
+    """Keeps the rows of a test when it tells that it has failed, before they are rolled back."""
+
+    def addError(self, test: Any, err: Any) -> None:
+        self._keep(test)
+        super().addError(test, err)  # type: ignore[misc]
+
+    def addFailure(self, test: Any, err: Any) -> None:
+        self._keep(test)
+        super().addFailure(test, err)  # type: ignore[misc]
+
+    def addSubTest(self, test: Any, subtest: Any, err: Any) -> None:
+        if err is not None:
+            self._keep(subtest)
+        super().addSubTest(test, subtest, err)  # type: ignore[misc]
+
+    def _keep(self, test: Any) -> None:
+        for line in keep(test.id()):
+            sys.stderr.write(f"\n{test.id()}: {line}\n")
+
+
+class KeepingRemoteResult(_KeepsRows, RemoteTestResult):
+    """What a worker of ``--parallel`` notes results with."""
+
+
+class KeepingRemoteRunner(RemoteTestRunner):
+    """What a worker of ``--parallel`` runs tests by."""
+
+    resultclass = KeepingRemoteResult
 
 
 class TenantParallelTestSuite(ParallelTestSuite):
@@ -29,14 +63,15 @@ class TenantDiscoverRunner(DiscoverRunner):
 
     Args:
         wait: how long to wait for another run that uses the schemas, in seconds.
+        keep_failed: copy the rows that a failed test saw to schemas that stay.
         args, kwargs: those of Django's runner.
     """
 
     parallel_test_suite = TenantParallelTestSuite
 
-    def __init__(self, *args: Any, wait: float = WAIT, **kwargs: Any):
+    def __init__(self, *args: Any, wait: float = WAIT, keep_failed: bool = False, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.wait = wait
+        self.wait, self.keep_failed = wait, keep_failed
         self._server: server.TestServer | None = None
 
     @classmethod
@@ -50,6 +85,28 @@ class TenantDiscoverRunner(DiscoverRunner):
             metavar="SECONDS",
             help="Wait so long for another test run that uses the same schemas.",
         )
+
+        parser.add_argument(
+            "--keep-failed",
+            action="store_true",
+            help="Copy the rows that a failed test saw to schemas that stay; test_schemas lists and drops them.",
+        )
+
+    def build_suite(self, *args: Any, **kwargs: Any) -> Any:
+        """Return Django's suite."""
+        suite = super().build_suite(*args, **kwargs)
+        if isinstance(suite, TenantParallelTestSuite):
+            suite.process_setup_args = (self.wait,)
+            if self.keep_failed:
+                suite.runner_class = KeepingRemoteRunner
+        return suite
+
+    def get_resultclass(self) -> Any:
+        """Return Django's class, which keeps the rows of failed tests if that is asked for."""
+        found = super().get_resultclass()
+        if not self.keep_failed:
+            return found
+        return type("KeepingResult", (_KeepsRows, found or unittest.TextTestResult), {})
 
     def setup_databases(self, **kwargs: Any) -> Any:
         """Find the server, or start the development server; then make the schemas."""
