@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--keep-failed",
         action="store_true",
         default=False,
-        help="Copy the rows that a failed test saw to schemas that stay; 'manage.py test_schemas' lists and drops them.",
+        help="Copy the rows that a failed test saw to schemas that stay; see 'manage.py test_schemas'.",
     )
 
 
@@ -80,14 +80,13 @@ def _applies(config: pytest.Config) -> bool:
 def pytest_runtest_call(item: pytest.Item) -> Any:
     """Keep the rows of a test that fails, if that is asked for, before anything is rolled back."""
     fixtures = item.config.pluginmanager.get_plugin("pg_tenants.test.fixtures")
-    keeps = fixtures is not None and item.config.getoption("keep_failed")
-    if keeps:
-        fixtures.keep_when_reported(item)
+    if fixtures is None or not item.config.getoption("keep_failed"):
+        return (yield)
+    fixtures.keep_when_reported(item)
     try:
         return (yield)
     except Exception:
-        if keeps:
-            fixtures.keep_rows(item)
+        fixtures.keep_rows(item)
         raise
 
 

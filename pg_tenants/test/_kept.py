@@ -34,8 +34,8 @@ JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relname <> '{marker}' AND {of_worker}
 ORDER BY n.nspname, c.relname, a.attnum
 """
-_NUMBER = rf"""
-SELECT coalesce(max(substring(nspname FROM '^{PREFIX}_([0-9]+)$')::int), 0) + 1 FROM pg_catalog.pg_namespace
+_NUMBER = r"""
+SELECT coalesce(max(substring(nspname FROM '^kept_([0-9]+)$')::int), 0) + 1 FROM pg_catalog.pg_namespace
 """
 
 Tables = dict[tuple[str, str], list[tuple[str, str]]]

@@ -190,7 +190,7 @@ def owner_of(execute: Callable[[str], Any], prefix: str) -> str:
     """Return which process has claimed a worker's schemas, for people; empty for none."""
     first, second = lock_key(prefix).split(", ")
     row = execute(
-        "SELECT a.application_name, pg_catalog.to_char(a.backend_start, 'HH24:MI:SS')"
+        "SELECT a.application_name, pg_catalog.to_char(a.backend_start, 'HH24:MI:SS')"  # noqa: S608  # numbers
         " FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid"
         f" WHERE l.locktype = 'advisory' AND l.granted AND l.classid = {first}::bigint::oid"
         f" AND l.objid = (({second} + 4294967296) % 4294967296)::bigint::oid AND l.objsubid = 2 AND l.database ="
@@ -201,7 +201,7 @@ def owner_of(execute: Callable[[str], Any], prefix: str) -> str:
 
 def schemas_of(execute: Callable[[str], Any], prefix: str) -> list[str]:
     """Return the names, in the database, of a worker's schemas, sorted."""
-    rows = execute(f"SELECT nspname FROM pg_catalog.pg_namespace WHERE {of_worker(prefix)} ORDER BY 1")
+    rows = execute(f"SELECT nspname FROM pg_catalog.pg_namespace WHERE {of_worker(prefix)} ORDER BY 1")  # noqa: S608
     return [name for (name,) in rows]
 
 

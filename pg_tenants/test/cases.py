@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from django.core.management import call_command
-from django.test import LiveServerTestCase, TestCase, TransactionTestCase
-from django.test.testcases import TestData
+from django.test import testcases
 from django.utils.functional import classproperty
 
 from pg_tenants.context import no_schema, tenant_context
@@ -15,13 +14,11 @@ from pg_tenants.test.tenants import allow_domains, domain_of, make_ready, make_t
 
 __all__ = ["TenantLiveServerTestCase", "TenantTestCase", "TenantTransactionTestCase"]
 
-if TYPE_CHECKING:
-    _Base = TransactionTestCase
-else:
-    _Base = object
+# The hooks that are overridden here are not in the stubs.
+_django: Any = testcases
 
 
-class _InTenant(_Base):
+class _InTenant:
     """What the test cases share.
 
     Attributes:
@@ -64,13 +61,13 @@ class _InTenant(_Base):
         if cls.tenant_schema_name is None:
             make_ready(cls.tenant_module)
 
-    def _callSetUp(self) -> None:
+    def _callSetUp(self) -> None:  # noqa: N802  # as unittest has it
         self.tenant_client = TenantClient(self.tenant)
         self.async_tenant_client = AsyncTenantClient(self.tenant)
-        super()._callSetUp()
+        super()._callSetUp()  # type: ignore[misc]
 
 
-class TenantTestCase(_InTenant, TestCase):
+class TenantTestCase(_InTenant, _django.TestCase):  # type: ignore[misc]
     """``TestCase`` in a tenant: one for the class, made in its transaction; each test is a savepoint in it.
 
     ``fixtures`` are loaded into the tenant, and ``setUpTestData()`` is called in it.
@@ -97,7 +94,7 @@ class TenantTestCase(_InTenant, TestCase):
         cls.__tenant_entered = True
         cls.enterClassContext(tenant_context(tenant))
         # Each test gets a copy, as of what setUpTestData() makes.
-        cls.tenant = TestData("tenant", tenant)
+        cls.tenant = _django.TestData("tenant", tenant)
         return atomics
 
     def _fixture_teardown(self) -> None:
@@ -106,7 +103,7 @@ class TenantTestCase(_InTenant, TestCase):
             super()._fixture_teardown()
 
 
-class TenantTransactionTestCase(_InTenant, TransactionTestCase):
+class TenantTransactionTestCase(_InTenant, _django.TransactionTestCase):  # type: ignore[misc]
     """``TransactionTestCase`` in a tenant, a new one for each test. What a test commits is dropped behind it.
 
     ``fixtures`` are loaded into the tenant. Its schema has what the migrations write, with or without
@@ -139,7 +136,7 @@ class TenantTransactionTestCase(_InTenant, TransactionTestCase):
         super()._fixture_teardown()
 
 
-class TenantLiveServerTestCase(TenantTransactionTestCase, LiveServerTestCase):
+class TenantLiveServerTestCase(TenantTransactionTestCase, _django.LiveServerTestCase):  # type: ignore[misc]
     """``LiveServerTestCase`` in a tenant: ``live_server_url`` is on the tenant's domain."""
 
     @classproperty

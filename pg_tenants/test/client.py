@@ -61,7 +61,7 @@ class AsyncTenantClient(AsyncClient):
         self._host = domain_of(tenant).encode()
 
     def _base_scope(self, **request: Any) -> Any:
-        return _on_host(self._host, super()._base_scope(**request))
+        return _on_host(self._host, super()._base_scope(**request))  # type: ignore[misc]
 
     async def asession(self) -> Any:
         """Return the session, which is the tenant's."""
@@ -112,7 +112,7 @@ class AsyncTenantRequestFactory(AsyncRequestFactory):
         self._host = domain_of(tenant).encode()
 
     def _base_scope(self, **request: Any) -> Any:
-        return _on_host(self._host, super()._base_scope(**request))
+        return _on_host(self._host, super()._base_scope(**request))  # type: ignore[misc]
 
     def request(self, **request: Any) -> Any:
         """Return a request."""

@@ -1,7 +1,7 @@
 """Making the test database: one for all workers, in which each has its own schemas.
 
-``TenantTestCreation`` takes the place of Django's ``DatabaseCreation`` on the connections of a test run, so Django's own
-``setup_databases()`` does the rest: aliases of one database, mirrors, ``--parallel``, serialized contents.
+``TenantTestCreation`` takes the place of Django's ``DatabaseCreation`` on the connections of a test run, so Django's
+own ``setup_databases()`` does the rest: aliases of one database, mirrors, ``--parallel``, serialized contents.
 
 A worker's schemas are made anew at its start, and nothing has to be taken away at its end: what a killed run has left
 is what an ordinary one leaves.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.core.management import call_command
@@ -75,7 +75,13 @@ def creation_of(alias: str) -> TenantTestCreation | None:
     return creation if isinstance(creation, TenantTestCreation) else None
 
 
-class TenantTestCreation(DatabaseCreation):
+if TYPE_CHECKING:
+    _Base = Any
+else:
+    _Base = DatabaseCreation
+
+
+class TenantTestCreation(_Base):  # type: ignore[misc]
     """Makes a worker's schemas in the one test database.
 
     Args:
@@ -104,7 +110,7 @@ class TenantTestCreation(DatabaseCreation):
         """Make the database if it is missing, and the worker's schemas in it; return the database's name."""
         name = self.test_name
         if verbosity >= 1:
-            where = self._get_database_display_str(verbosity, name)
+            where = f"{self.connection.alias!r}" + (f" ({name!r})" if verbosity >= 2 else "")
             self.log(f"Making the schemas {self.prefix!r} in the test database for alias {where}...")
         self._make_database(name)
         self._enter(name, self.prefix)
@@ -336,9 +342,9 @@ class TenantTestCreation(DatabaseCreation):
     # -- serialized contents ------------------------------------------------------------------------------------------
 
     def serialize_db_to_string(self) -> str:
-        """Return the rows of the fixed modules' tables as JSON: a mapping of schemas to what Django's own method says."""
+        """Return the rows of the fixed modules' tables as JSON: what Django's own method says, by schema."""
         if not self.connection.is_tenant_aware:
-            return super().serialize_db_to_string()
+            return str(super().serialize_db_to_string())
         found = {}
         for target in self.fixed:
             with ActiveContext(target.active):

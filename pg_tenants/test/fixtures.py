@@ -68,7 +68,7 @@ def django_db_setup(
         made = setup_databases(
             verbosity=config.option.verbose,
             interactive=False,
-            aliases={*aliases, *own},
+            aliases=dict.fromkeys([*aliases, *own]),
             serialized_aliases=serialized,
             keepdb=django_db_keepdb and not django_db_createdb,
         )

@@ -125,7 +125,7 @@ class CleanSchema:
 
     def _send(self, statement: str) -> None:
         with self._base.connect(autocommit=True) as session:
-            session.execute(statement)  # type: ignore[call-overload]
+            session.execute(statement)
 
 
 @contextmanager

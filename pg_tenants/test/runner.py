@@ -21,15 +21,15 @@ __all__ = ["TenantDiscoverRunner", "TenantParallelTestSuite"]
 class _KeepsRows:
     """Keeps the rows of a test when it tells that it has failed, before they are rolled back."""
 
-    def addError(self, test: Any, err: Any) -> None:
+    def addError(self, test: Any, err: Any) -> None:  # noqa: N802  # as unittest has it
         self._keep(test)
         super().addError(test, err)  # type: ignore[misc]
 
-    def addFailure(self, test: Any, err: Any) -> None:
+    def addFailure(self, test: Any, err: Any) -> None:  # noqa: N802
         self._keep(test)
         super().addFailure(test, err)  # type: ignore[misc]
 
-    def addSubTest(self, test: Any, subtest: Any, err: Any) -> None:
+    def addSubTest(self, test: Any, subtest: Any, err: Any) -> None:  # noqa: N802
         if err is not None:
             self._keep(subtest)
         super().addSubTest(test, subtest, err)  # type: ignore[misc]
@@ -52,7 +52,7 @@ class KeepingRemoteRunner(RemoteTestRunner):
 class TenantParallelTestSuite(ParallelTestSuite):
     """Django's, whose workers make schemas of their own."""
 
-    process_setup = _spawned.prepare  # type: ignore[assignment]
+    process_setup = _spawned.prepare
     process_setup_args = (WAIT,)
 
 

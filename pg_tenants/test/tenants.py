@@ -48,9 +48,7 @@ def make_ready(module: str = "") -> None:
     creation.ready[found.name] = name
 
 
-def make_tenant(
-    schema_name: str | None = None, *, module: str = "", domain: str | None = None, **fields: Any
-) -> models.Model:
+def make_tenant(schema_name: str | None = None, *, module: str = "", domain: str | None = None, **fields: Any) -> Any:
     """Return a new tenant with a schema and a primary domain.
 
     Args:

@@ -1,8 +1,7 @@
 """How long a test run takes to begin: ``pytest -n 4`` with one small test in each worker, for an application of size.
 
-``python tests/benchmarks/testing.py postgres://postgres@127.0.0.1:5432/bench [workers] [rounds]``: pytest-django and its database per
-worker, without and with ``--reuse-db``, beside ours: first run, later runs, later runs with a database per worker. At the
-end, the database's part in one process: making a worker's schemas by migrating and by templates.
+``python tests/benchmarks/testing.py postgres://postgres@127.0.0.1:5432/bench [workers rounds]``: pytest-django and its
+database per worker, without and with ``--reuse-db``, beside ours: the first run, later runs.
 """
 
 from __future__ import annotations

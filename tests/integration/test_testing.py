@@ -178,7 +178,8 @@ def test_factory(tenant):
 
 def test_isolated(pg_isolated, pg_session_isolated, pg_test_schema, pg_schema_info):
     assert pg_isolated.schema == pg_test_schema == pg_schema_info["schema"]
-    assert pg_schema_info["modules"] == {"shared": pg_test_schema, "billing": f"{pg_test_schema}_billing", "tenant": None}
+    schemas = {"shared": pg_test_schema, "billing": f"{pg_test_schema}_billing", "tenant": None}
+    assert pg_schema_info["modules"] == schemas
     assert pg_session_isolated.execute("SELECT current_schema()").fetchone()[0] == pg_test_schema
     pg_session_isolated.execute("CREATE TABLE committed (id int)")
     pg_session_isolated.execute("INSERT INTO committed VALUES (1)")
@@ -306,7 +307,7 @@ USERS = [
 
 @pytest.mark.parametrize(
     "how",
-    ["pytest", "test --reverse", "test --parallel 2 --keepdb --shuffle", "spawn", "test --debug-sql --keep-failed"],
+    ["pytest", "test --reverse", "test --parallel 2 --keepdb --shuffle 7", "spawn", "test --debug-sql --keep-failed"],
 )
 def test_cases(project: Project, how: str) -> None:
     """Test cases in a tenant: setUpTestData, fixtures, several tenants, serialized_rollback, under each runner."""
@@ -337,7 +338,8 @@ def test_idle_without_tenants(project: Project) -> None:
     """In a project without PG_TENANTS, or without Django, the plugin does nothing."""
     project.write(
         "project_settings.py",
-        "SECRET_KEY = 'x'\nINSTALLED_APPS = ['django.contrib.auth', 'django.contrib.contenttypes']\nDATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': ':memory:'}}\n",
+        "SECRET_KEY = 'x'\nINSTALLED_APPS = ['django.contrib.auth', 'django.contrib.contenttypes']\n"
+        "DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': ':memory:'}}\n",
     )
     project.write(
         "test_it.py",
@@ -420,7 +422,7 @@ def wait_for(condition: Callable[[], Any]) -> Any:
 
 @pytest.mark.parametrize("how", ["kill", "interrupt"])
 def test_next_run_is_clean(project: Project, how: str) -> None:
-    """After a worker killed by kill -9, or Ctrl-C, in the middle of a test the next run is clean and starts by itself."""
+    """After kill -9 or Ctrl-C in the middle of a test the next run is clean and starts by itself."""
     project.write("test_it.py", WAITING)
     waiting = project.pytester.path / "waiting"
     process = project.start("pytest", "-q")

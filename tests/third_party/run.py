@@ -69,7 +69,10 @@ SUITES = {
 
 
 def source(requirement: str, folder: Path) -> Path:
-    """Download an application's source, and return where it is."""
+    """Download an application's source into a folder, unless it is there, and return where it is."""
+    found = folder / requirement.replace("-", "_").replace("==", "-")
+    if found.is_dir():
+        return found
     subprocess.run(
         [
             sys.executable,
@@ -86,14 +89,13 @@ def source(requirement: str, folder: Path) -> Path:
         ],
         check=True,
     )
-    (archive,) = folder.glob("*.tar.gz")
+    (archive,) = folder.glob(f"{found.name}*.tar.gz")
     with tarfile.open(archive) as packed:
         packed.extractall(folder, filter="data")
-    (found,) = (path for path in folder.iterdir() if path.is_dir())
     return found
 
 
-def run(suite: Suite, where: Path, url: str, *, inside: bool, workers: int) -> dict[str, int]:
+def run(suite: Suite, where: Path, url: str, *, inside: bool, options: argparse.Namespace) -> dict[str, int]:
     """Run a suite, and return how many tests passed, failed, were skipped and so on."""
     (where / "third_party_settings.py").write_text(suite.settings + COMMON)
     environment = {
@@ -103,11 +105,11 @@ def run(suite: Suite, where: Path, url: str, *, inside: bool, workers: int) -> d
         "INSIDE": "1" if inside else "",
         "PYTHONPATH": os.pathsep.join([str(where), str(ROOT), str(Path(__file__).parent)]),
     }
-    options = ["-p", "inside_tenant"] if inside else ["-p", "no:pg_tenants.pytest_plugin"]
+    plugins = ["-p", "inside_tenant"] if inside else ["-p", "no:pg_tenants.pytest_plugin"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--ds=third_party_settings", "-p", "no:cacheprovider", *options]
-        + (["-n", str(workers)] if workers else [])
-        + list(suite.tests),
+        [sys.executable, "-m", "pytest", "-q", "--ds=third_party_settings", "-p", "no:cacheprovider", *plugins]
+        + (["-n", str(options.workers)] if options.workers else [])
+        + list(options.tests or suite.tests),
         cwd=where,
         env=environment,
         capture_output=True,
@@ -130,6 +132,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url", help="A server: postgres://user@host:port/postgres")
     parser.add_argument("names", nargs="*", help="Applications; all if none is named.")
+    parser.add_argument("--sources", type=Path, help="A folder to keep sources in; a temporary one if not given.")
+    parser.add_argument("--tests", action="append", help="These tests alone; repeatable.")
     parser.add_argument("--workers", type=int, default=0, help="Processes of pytest-xdist.")
     options = parser.parse_args()
     equal = True
@@ -139,10 +143,10 @@ def main() -> int:
             continue
         print(requirement)
         with tempfile.TemporaryDirectory() as folder:
-            where = source(requirement, Path(folder))
+            where = source(requirement, options.sources or Path(folder))
             url = options.url.rpartition("/")[0] + f"/third_{name.replace('-', '_')}"
-            plain = run(suite, where, url, inside=False, workers=options.workers)
-            ours = run(suite, where, f"{url}_in", inside=True, workers=options.workers)
+            plain = run(suite, where, url, inside=False, options=options)
+            ours = run(suite, where, f"{url}_in", inside=True, options=options)
         equal = equal and bool(plain) and plain == ours
     return 0 if equal else 1
 
