@@ -72,7 +72,7 @@ def marks(execute: Any, names: list[str]) -> dict[str, str]:
         name: comment.removeprefix(_MARK).split(" ")
         for name, comment in execute(
             "SELECT nspname, pg_catalog.obj_description(oid, 'pg_namespace') FROM pg_catalog.pg_namespace"
-            f" WHERE nspname = ANY ({listed})"
+            f" WHERE nspname = ANY ({listed})"  # noqa: S608
         )
         if comment and comment.startswith(_MARK)
     }
