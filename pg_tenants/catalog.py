@@ -11,7 +11,7 @@ from django.db import DEFAULT_DB_ALIAS, transaction
 from pg_tenants.backends.prefix import quote
 from pg_tenants.context import no_schema
 from pg_tenants.exceptions import SchemaDoesNotExist
-from pg_tenants.names import MARKER_TABLE
+from pg_tenants.names import OWN_TABLES
 from pg_tenants.schemas import tenant_connection
 
 __all__ = ["Difference", "differences"]
@@ -41,7 +41,7 @@ class Difference(NamedTuple):
 
 
 def differences(
-    model: str, other: str, *, using: str = DEFAULT_DB_ALIAS, ignore: Iterable[str] = (MARKER_TABLE,)
+    model: str, other: str, *, using: str = DEFAULT_DB_ALIAS, ignore: Iterable[str] = OWN_TABLES
 ) -> list[Difference]:
     """Return what another schema has differently than the one that is the model, sorted by kind and name.
 

@@ -17,9 +17,9 @@ from django.db.utils import DatabaseError, NotSupportedError, ProgrammingError
 from pg_tenants import conf
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
 from pg_tenants.context import no_schema
-from pg_tenants.exceptions import ConfigurationError, InvalidSchemaName, PgTenantsError
+from pg_tenants.exceptions import ConfigurationError, InvalidSchemaName, MigrationFailed, PgTenantsError
 from pg_tenants.extensions import EXTENSION_NAME, PRELOADED, missing
-from pg_tenants.migrations import MovedTables, moved_tables
+from pg_tenants.migrations import ModuleLoader, MovedTables, moved_tables, sql_problems
 from pg_tenants.models import DomainMixin, TenantMixin
 from pg_tenants.modules import Registry, app_label, registry
 from pg_tenants.names import validate_schema_name
@@ -42,12 +42,22 @@ SHOWN = 5
 _ENGINES = "django.contrib.sessions.backends."
 _CACHE_MIDDLEWARE = [f"django.middleware.cache.{name}CacheMiddleware" for name in ("Update", "FetchFrom")]
 _PROBLEM_IDS = {"unknown": "pg_tenants.E001", "type": "pg_tenants.E002", "missing": "pg_tenants.E003"}
+_SQL_PROBLEM_IDS = {
+    "folder": "pg_tenants.E042",
+    "name": "pg_tenants.E043",
+    "number": "pg_tenants.E044",
+    "content": "pg_tenants.E045",
+    "reference": "pg_tenants.E046",
+    "shared": "pg_tenants.E047",
+    "empty": "pg_tenants.W042",
+}
 
 
 def register() -> None:
     """Register the checks."""
     checks.register(check_settings)
     checks.register(check_modules)
+    checks.register(check_sql_migrations)
     checks.register(check_models, Tags.models)
     checks.register(check_installation)
     checks.register(check_surroundings)
@@ -167,6 +177,22 @@ def _no_tenant_module() -> CheckMessage:
         hint="Add one without 'schema', with the apps whose tables each tenant has.",
         id="pg_tenants.E015",
     )
+
+
+def check_sql_migrations(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Find folders of SQL files that are missing or shared, and files that cannot be run as they are."""
+    if registry() is None:
+        return []
+    found: list[CheckMessage] = []
+    for problem in sql_problems():
+        kind = Warning if problem.kind == "empty" else Error
+        found.append(kind(problem.message, hint=problem.remedy, id=_SQL_PROBLEM_IDS[problem.kind]))
+    if not found and any(module.sql_migrations for module in registry() or ()):
+        try:
+            ModuleLoader(None, ())
+        except MigrationFailed as exc:
+            found.append(Error(str(exc), hint="Correct its 'after' and 'before'.", id=_SQL_PROBLEM_IDS["reference"]))
+    return found
 
 
 def check_models(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:

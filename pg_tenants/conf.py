@@ -7,8 +7,10 @@ so ``override_settings`` works.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +18,7 @@ from django.conf import settings
 from psycopg import conninfo
 from psycopg import errors as pg_errors
 
+from pg_tenants.databases import TENANT_FIELDS, apply_fields
 from pg_tenants.exceptions import ConfigurationError
 from pg_tenants.names import normalize_host
 
@@ -23,9 +26,13 @@ __all__ = [
     "ALIAS_KEYS",
     "ENGINE",
     "KEYS",
+    "TIMEOUTS",
     "AliasOptions",
     "Config",
     "ModuleConfig",
+    "Monitoring",
+    "Retry",
+    "Timeouts",
     "alias_options",
     "database",
     "django_setting",
@@ -49,12 +56,23 @@ KEYS = (
     "CACHE",
     "CACHE_SECONDS",
     "PGSERVER",
+    "MONITORING",
 )
 """The keys of ``PG_TENANTS``."""
 
-MODULE_KEYS = ("apps", "schema", "extensions", "database")
-ALIAS_KEYS = ("schema", "pooler", "pgserver", "worker")
+MODULE_KEYS = ("apps", "schema", "extensions", "database", "sql_migrations")
+ALIAS_KEYS = (*TENANT_FIELDS, "pgserver", "worker")
 """The keys of ``OPTIONS["tenants"]``; ``pgserver`` and ``worker`` are set by ``database()`` and by test runs."""
+
+TIMEOUTS = ("statement", "lock", "idle_in_transaction_session")
+"""PostgreSQL's timeouts, of which each alias may have its own as ``…_timeout_ms``."""
+
+MIGRATION_TIMEOUTS: Mapping[str, int] = {
+    "lock_timeout": 5_000,
+    "statement_timeout": 0,
+    "idle_in_transaction_session_timeout": 0,
+}
+"""Of migrations, in milliseconds; 0 is none. A lock that is waited for keeps all others from the table, so not long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +84,14 @@ class ModuleConfig:
     schema: str | None = None
     extensions: tuple[str, ...] = ()
     database: str | None = None
+    sql_migrations: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Monitoring:
+    """``PG_TENANTS["MONITORING"]``, parsed."""
+
+    slow_query_threshold_ms: float = 1000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +111,46 @@ class Config:
     cache: str | None = None
     cache_seconds: float = 60
     pgserver: Mapping[str, Any] = field(default_factory=dict)
+    monitoring: Monitoring | None = None
     problems: tuple[tuple[str, str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often, and after which pauses, a connection is tried again.
+
+    Attributes:
+        attempts: how often it is tried in all.
+        delay: seconds before the second attempt.
+        backoff: by what each pause is longer than the one before.
+        max_delay: the longest pause, in seconds.
+    """
+
+    attempts: int = 5
+    delay: float = 0.5
+    backoff: float = 2.0
+    max_delay: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Limits that PostgreSQL enforces, in milliseconds; None for the server's own.
+
+    Attributes:
+        statement: how long a statement may take.
+        lock: how long it may wait for a lock.
+        idle: how long a transaction may wait for its next statement.
+    """
+
+    statement: int | None = None
+    lock: int | None = None
+    idle: int | None = None
+
+    @property
+    def settings(self) -> tuple[tuple[str, str], ...]:
+        """Return PostgreSQL's settings and their values."""
+        values = zip(TIMEOUTS, (self.statement, self.lock, self.idle), strict=True)
+        return tuple((f"{name}_timeout", str(value)) for name, value in values if value is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +161,12 @@ class AliasOptions:
     pooler: bool | None = None
     pgserver: bool = False
     worker: str = ""
+    readonly: bool = False
+    create_db: bool = False
+    extensions: tuple[str, ...] = ()
+    retry: Retry | None = None
+    timeouts: Timeouts = Timeouts()
+    migrations: Mapping[str, int] = field(default_factory=lambda: MIGRATION_TIMEOUTS)
 
 
 _parsed: tuple[object, Config] | None = None
@@ -188,6 +259,21 @@ class _Reader:
             return None
         return value
 
+    def folder(self, key: str) -> Path | None:
+        """Return a path; a relative one begins at the project's ``BASE_DIR``."""
+        value = self.raw.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+            self.wrong(key, value, "a path, or leave it out")
+            return None
+        base, path = getattr(settings, "BASE_DIR", None), Path(value)
+        if not path.is_absolute() and base is None:
+            message = f"{self.where}[{key!r}] is {str(path)!r}, a relative path, and the settings have no BASE_DIR."
+            self.problems.append(("type", message, "Give an absolute path, or set BASE_DIR to the project's folder."))
+            return None
+        return Path(os.path.normpath(path if base is None else Path(base) / path))
+
     def texts(self, key: str) -> tuple[str, ...]:
         value = self.raw.get(key, ())
         if isinstance(value, (list, tuple, set)) and all(isinstance(item, str) for item in value):
@@ -200,6 +286,21 @@ class _Reader:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf"):
             return value
         self.wrong(key, value, "a number of seconds, 0 or more")
+        return default
+
+    def boolean(self, key: str) -> bool:
+        value = self.raw.get(key)
+        if value is not None and not isinstance(value, bool):
+            self.wrong(key, value, "True or False")
+        return value is True
+
+    def milliseconds(self, key: str, default: int | None = None) -> int | None:
+        value = self.raw.get(key, default)
+        if value is None:
+            return None
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31:
+            return value
+        self.wrong(key, value, "a whole number of milliseconds, or None for no limit")
         return default
 
     def mapping(self, key: str) -> Mapping[str, Any]:
@@ -248,8 +349,29 @@ def _parse(raw: object) -> Config:
         cache=read.optional_text("CACHE"),
         cache_seconds=read.seconds("CACHE_SECONDS", 60),
         pgserver=read.mapping("PGSERVER"),
+        monitoring=_parse_monitoring(raw.get("MONITORING"), problems),
         problems=tuple(problems),
     )
+
+
+def _parse_monitoring(raw: object, problems: list[tuple[str, str, str]]) -> Monitoring | None:
+    if raw is None or raw is False:
+        return None
+    if raw is True:
+        return Monitoring()
+    where = "PG_TENANTS['MONITORING']"
+    if not isinstance(raw, Mapping):
+        problems.append(
+            ("type", f"{where} is {raw!r}, of type {type(raw).__name__}.", "Set it to True or a dictionary.")
+        )
+        return None
+    read = _Reader(raw, where, problems)
+    read.refuse_unknown(tuple(Monitoring.__dataclass_fields__))
+    threshold = raw.get("slow_query_threshold_ms", 1000.0)
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold < float("inf"):
+        read.wrong("slow_query_threshold_ms", threshold, "a number of milliseconds, 0 or more")
+        return Monitoring()
+    return Monitoring(float(threshold))
 
 
 def _parse_module(name: str, entry: object, problems: list[tuple[str, str, str]]) -> ModuleConfig | None:
@@ -265,6 +387,7 @@ def _parse_module(name: str, entry: object, problems: list[tuple[str, str, str]]
         schema=read.optional_text("schema"),
         extensions=read.texts("extensions"),
         database=read.optional_text("database"),
+        sql_migrations=read.folder("sql_migrations"),
     )
 
 
@@ -289,9 +412,45 @@ def alias_options(raw: object, alias: str) -> AliasOptions:
     schema, pooler = read.optional_text("schema"), raw.get("pooler")
     if pooler is not None and not isinstance(pooler, bool):
         read.wrong("pooler", pooler, "True, False, or None to find out")
+    timeouts = _Reader(read.mapping("migrations"), f"{where}['migrations']", problems)
+    timeouts.refuse_unknown(tuple(f"{name}_ms" for name in MIGRATION_TIMEOUTS))
+    options = AliasOptions(
+        schema=schema,
+        pooler=pooler,
+        pgserver=bool(raw.get("pgserver")),
+        worker=read.text("worker"),
+        readonly=read.boolean("readonly"),
+        create_db=read.boolean("create_db"),
+        extensions=read.texts("extensions"),
+        retry=_parse_retry(raw.get("retry"), f"{where}['retry']", problems),
+        timeouts=Timeouts(*(read.milliseconds(f"{name}_timeout_ms") for name in TIMEOUTS)),
+        migrations={name: timeouts.milliseconds(f"{name}_ms", most) or 0 for name, most in MIGRATION_TIMEOUTS.items()},
+    )
+    if options.readonly and options.create_db:
+        problems.append(("conflict", f"{where} has both readonly and create_db.", "Leave one of them out."))
     if problems:
         raise ConfigurationError(" ".join(f"{message} {hint}" for _, message, hint in problems))
-    return AliasOptions(schema, pooler, bool(raw.get("pgserver")), read.text("worker"))
+    return options
+
+
+def _parse_retry(raw: object, where: str, problems: list[tuple[str, str, str]]) -> Retry | None:
+    if raw is None or raw is False:
+        return None
+    if raw is True:
+        return Retry()
+    if not isinstance(raw, Mapping):
+        problems.append(("type", f"{where} is {raw!r}.", "Set it to True, or to a dictionary."))
+        return None
+    read = _Reader(raw, where, problems)
+    read.refuse_unknown(tuple(Retry.__dataclass_fields__))
+    attempts = raw.get("attempts", 5)
+    if not isinstance(attempts, int) or isinstance(attempts, bool) or attempts < 1:
+        read.wrong("attempts", attempts, "a whole number, 1 or more")
+        attempts = 1
+    backoff = read.seconds("backoff", 2.0)
+    if backoff < 1:
+        problems.append(("type", f"{where}['backoff'] is {backoff!r}.", "Set it to a factor of 1 or more."))
+    return Retry(attempts, read.seconds("delay", 0.5), max(1.0, backoff), read.seconds("max_delay", 10.0))
 
 
 def database(url: str, **options: Any) -> dict[str, Any]:
@@ -301,10 +460,22 @@ def database(url: str, **options: Any) -> dict[str, Any]:
         url: ``postgresql://user:password@host:port/name?sslmode=require``, with any parameter of libpq; or
             ``pgserver://`` (``pgserver:///name`` for another database than ``postgres``) for the development server
             of ``PG_TENANTS["PGSERVER"]``, which the first connection starts.
-        options: put into ``OPTIONS``, such as ``pool=True`` or ``tenants={...}``.
+        options: any of the fields below; others go into ``OPTIONS``, such as ``pool=True`` or a parameter of libpq.
+
+            - ``pool_size`` (5), ``max_overflow`` (10), or ``min_connections`` and ``max_connections``;
+              ``pool_timeout`` (30) and ``pool_recycle`` (3600), in seconds: one of them switches Django's connection
+              pool on. ``DB_POOL_SIZE`` and ``DB_MAX_OVERFLOW`` in the environment do so as well.
+            - ``pool_pre_ping``: ``CONN_HEALTH_CHECKS``.
+            - ``ssl_enabled``, ``ssl_mode`` (``verify-full`` with TLS), ``ssl_ca_file``, ``ssl_cert_file``,
+              ``ssl_key_file``.
+            - ``password``, a text or a callable, or ``password_file``: read whenever a connection is made.
+            - ``retry_attempts``, ``retry_delay``, ``retry_backoff``, ``retry_max_delay``: ``retry`` below.
+            - ``schema``, ``pooler``, ``readonly``, ``create_db``, ``extensions``, ``retry``, ``statement_timeout_ms``,
+              ``lock_timeout_ms``, ``idle_in_transaction_session_timeout_ms``, ``migrations``: the keys of
+              ``OPTIONS["tenants"]``. None leaves one out.
 
     Raises:
-        ConfigurationError: the URL is not one of PostgreSQL's.
+        ConfigurationError: the URL is not one of PostgreSQL's, or fields contradict each other.
     """
     scheme = url.partition(":")[0] if "://" in url else ""
     if scheme == "pgserver":
@@ -314,9 +485,8 @@ def database(url: str, **options: Any) -> dict[str, Any]:
                 f"The database URL {url!r} says more than pgserver:///name can. The server's own name, port and so on "
                 "are in PG_TENANTS['PGSERVER'] or PGSERVER_NAME, PGSERVER_PORT, …"
             )
-        name = parts.path.strip("/") or "postgres"
-        tenants = {**options.pop("tenants", {}), "pgserver": True}
-        return {"ENGINE": ENGINE, "NAME": name, "OPTIONS": {**options, "tenants": tenants}}
+        development = {"ENGINE": ENGINE, "NAME": parts.path.strip("/") or "postgres"}
+        return apply_fields({**development, "OPTIONS": {"tenants": {"pgserver": True}}}, options)
     if scheme not in ("postgresql", "postgres", "pgsql"):
         raise ConfigurationError(
             f"The database URL begins with {scheme + '://' if scheme else 'no scheme'!r}. "
@@ -332,7 +502,7 @@ def database(url: str, **options: Any) -> dict[str, Any]:
             "The database URL cannot be read, or names no database. Write postgresql://user:password@host:5432/name, "
             "and percent-encode special characters in the password."
         )
-    entry = {"ENGINE": ENGINE, "NAME": found.pop("dbname")}
+    entry: dict[str, Any] = {"ENGINE": ENGINE, "NAME": found.pop("dbname")}
     for key in ("user", "password", "host", "port"):
         entry[key.upper()] = str(found.pop(key, "") or "")
-    return {**entry, "OPTIONS": {**found, **options}}
+    return apply_fields({**entry, "OPTIONS": found}, options)

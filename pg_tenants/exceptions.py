@@ -18,11 +18,13 @@ __all__ = [
     "NoActiveTenant",
     "PgTenantsError",
     "RowInUse",
+    "RowMismatch",
     "SchemaDiffers",
     "SchemaDoesNotExist",
     "SchemaExists",
     "SchemaNotPermitted",
     "ServerError",
+    "SqlTemplateError",
     "TenantInUse",
     "TenantNotFound",
     "UnsafeStatement",
@@ -75,8 +77,16 @@ class SchemaDiffers(PgTenantsError):
         self.differences = differences
 
 
+class SqlTemplateError(PgTenantsError, ValueError):
+    """A ``{{…}}`` in SQL names nothing that is known, or several things."""
+
+
 class WrongStatus(PgTenantsError):
     """A tenant's status does not allow what was asked for."""
+
+
+class RowMismatch(PgTenantsError, ValueError):
+    """Rows or records do not fit the class or the columns they are for."""
 
 
 class RowInUse(PgTenantsError, IntegrityError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from django.apps import AppConfig, apps
@@ -19,7 +20,18 @@ from pg_tenants.exceptions import ConfigurationError, NoActiveTenant
 if TYPE_CHECKING:
     from django.db.models import Model
 
-__all__ = ["Module", "Registry", "TableName", "has_ambiguous_tables", "mark_ambiguous_tables", "registry"]
+__all__ = [
+    "SQL_LABEL",
+    "Module",
+    "Registry",
+    "TableName",
+    "has_ambiguous_tables",
+    "mark_ambiguous_tables",
+    "registry",
+]
+
+SQL_LABEL = "sql:"
+"""What goes before a module's name where its SQL files stand beside apps; no app's label has a colon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +44,7 @@ class Module:
         apps: labels of its apps.
         extensions: PostgreSQL extensions that its tables need.
         database: the alias it lives on.
+        sql_migrations: the folder of its SQL files; None for a module without.
     """
 
     name: str
@@ -39,6 +52,17 @@ class Module:
     apps: tuple[str, ...]
     extensions: tuple[str, ...]
     database: str
+    sql_migrations: Path | None = None
+
+    @property
+    def sql_label(self) -> str:
+        """What its SQL files are called by in place of an app's label, of which it can be none."""
+        return f"{SQL_LABEL}{self.name}"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of all that is migrated in its schemas: its apps, and its SQL files if it has a folder."""
+        return (*self.apps, *([self.sql_label] if self.sql_migrations else []))
 
     @property
     def is_fixed(self) -> bool:
@@ -59,6 +83,7 @@ class Registry:
                 apps=tuple(label for entry in module.apps if (label := app_label(entry)) is not None),
                 extensions=module.extensions,
                 database=module.database or DEFAULT_DB_ALIAS,
+                sql_migrations=module.sql_migrations,
             )
             for name, module in config.modules.items()
         }
@@ -137,6 +162,12 @@ class Registry:
             )
         return self.tenant[0]
 
+    def home(self, alias: str) -> str:
+        """Return the alias that the modules which an alias reaches live on."""
+        owners = {module.database for module in self}
+        # An alias that owns no module is another way into the default database, such as a read-only one.
+        return alias if alias in owners else DEFAULT_DB_ALIAS
+
     def search_path(self, schema: str | None, alias: str) -> tuple[str, ...]:
         """Return the schemas that statements look in, before the extensions': the active one, the fixed modules'.
 
@@ -144,9 +175,7 @@ class Registry:
             schema: the active schema; None for the path without a tenant.
             alias: the database alias; only modules that live in its database are on the path.
         """
-        owners = {module.database for module in self}
-        # An alias that owns no module is another way into the default database, such as a read-only one.
-        home = alias if alias in owners else DEFAULT_DB_ALIAS
+        home = self.home(alias)
         path = dict.fromkeys((schema,) if schema else ())
         path.update(dict.fromkeys(module.schema for module in self.fixed if module.schema and module.database == home))
         return tuple(path)

@@ -10,8 +10,11 @@ import idna
 from pg_tenants.exceptions import InvalidSchemaName
 
 __all__ = [
+    "KEYWORDS",
     "MARKER_TABLE",
     "MAX_SCHEMA_NAME_BYTES",
+    "OWN_TABLES",
+    "SQL_HISTORY_TABLE",
     "TEMPLATES_TABLE",
     "normalize_host",
     "physical_name",
@@ -24,6 +27,12 @@ MARKER_TABLE = "pg_tenants_marker"
 TEMPLATES_TABLE = "pg_tenants_templates"
 """The table that keeps templates of schemas, in ``public``, whatever modules are there."""
 
+SQL_HISTORY_TABLE = "pg_tenants_sql_migrations"
+"""The table of the SQL files that were run in a schema; it is there once one was."""
+
+OWN_TABLES = frozenset({MARKER_TABLE, SQL_HISTORY_TABLE})
+"""Tables in the schemas that are this package's and no part of a project."""
+
 _IDENTIFIER_BYTES = 63  # NAMEDATALEN - 1 in a PostgreSQL built with default settings.
 _WORKER_PREFIX_BYTES = len("test_master_")
 MAX_SCHEMA_NAME_BYTES = _IDENTIFIER_BYTES - _WORKER_PREFIX_BYTES
@@ -35,7 +44,7 @@ _SHAPE = re.compile(r"[a-z][a-z0-9_]*")
 _SYSTEM_SCHEMAS = frozenset({"public", "information_schema"})
 
 # Categories R and T of pg_get_keywords() in PostgreSQL 15 to 18: a schema of such a name has to be quoted in SQL.
-_KEYWORDS = frozenset(
+KEYWORDS = frozenset(
     """
     all analyse analyze and any array as asc asymmetric authorization binary both case cast check collate collation
     column concurrently constraint create cross current_catalog current_date current_role current_schema current_time
@@ -85,7 +94,7 @@ def _reason_against(name: object, taken: frozenset[str], fixed: bool) -> str | N
     size = len(name.encode())
     if size > MAX_SCHEMA_NAME_BYTES:
         return f"it has {size} bytes, more than {MAX_SCHEMA_NAME_BYTES}"
-    if name in _KEYWORDS:
+    if name in KEYWORDS:
         return "it is a reserved word of SQL"
     if name in taken:
         return "another part of the project has this schema"

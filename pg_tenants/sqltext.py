@@ -1,4 +1,4 @@
-"""Just enough of PostgreSQL's lexical rules to tell the statements of a script apart.
+"""Just enough of PostgreSQL's lexical rules to tell the parts of a script apart.
 
 Source of the rules: PostgreSQL's documentation, "SQL Syntax: Lexical Structure". String constants are read with
 ``standard_conforming_strings`` on, its default.
@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-__all__ = ["split"]
+__all__ = ["line_of", "quote", "split", "tokens"]
+
+_WORDS = 4
+"""How many words of a statement tell what it is, where only its kind matters."""
 
 # Between the parts of a string constant that goes on after a line's end.
 _CONTINUED = rb"(?:[ \t\f\v]|--[^\n\r]*)*[\n\r](?:\s|--[^\n\r]*[\n\r])*"
@@ -31,17 +34,28 @@ _TOKEN = re.compile(
 _COMMENT_EDGE = re.compile(rb"/\*|\*/")
 
 
-def split(text: bytes) -> Iterator[tuple[int, list[bytes]]]:
+def quote(name: str) -> str:
+    """Return an identifier as SQL text."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def line_of(text: bytes, position: int) -> int:
+    """Return the number of the line, from 1, that a position in bytes is on."""
+    return text.count(b"\n", 0, position) + 1
+
+
+def split(text: bytes, most: int = _WORDS) -> Iterator[tuple[int, list[bytes]]]:
     """Yield each statement of a script that is not empty.
 
     Args:
         text: the script in an encoding that contains ASCII, such as UTF-8.
+        most: how many words of a statement are wanted.
 
     Yields:
-        where the statement begins, in bytes, and its first words outside brackets, in lower case, four at most.
+        where the statement begins, in bytes, and its first words outside brackets, in lower case.
     """
     start, words, depth, blocks = -1, list[bytes](), 0, _Blocks()
-    for position, kind, token in _tokens(text):
+    for position, kind, token in tokens(text):
         if kind in ("space", "comment"):
             continue
         if token == b";" and depth == 0 and not blocks.inside:
@@ -55,7 +69,7 @@ def split(text: bytes) -> Iterator[tuple[int, list[bytes]]]:
             depth += 1
         elif token == b")":
             depth = max(0, depth - 1)
-        elif kind == "word" and depth == 0 and len(words) < 4:
+        elif kind == "word" and depth == 0 and len(words) < most:
             words.append(token.lower())
         blocks.see(token.lower(), kind)
     if start >= 0:
@@ -79,7 +93,7 @@ class _Blocks:
         before, self._before = self._before, token
         if kind != "word":
             return
-        if len(self._first) < 4:
+        if len(self._first) < _WORDS:
             self._first.append(token)
         if self._first[0] != b"create" or not {b"function", b"procedure"} & set(self._first):
             return
@@ -92,8 +106,8 @@ class _Blocks:
             self._depth -= 1
 
 
-def _tokens(text: bytes) -> Iterator[tuple[int, str, bytes]]:
-    position = 0
+def tokens(text: bytes, position: int = 0) -> Iterator[tuple[int, str, bytes]]:
+    """Yield each token behind a position: where it begins, its kind (a group of the pattern), and its text."""
     while match := _TOKEN.match(text, position):
         kind, end = match.lastgroup or "", match.end()
         if kind == "tag" or match.group("dollar"):

@@ -27,12 +27,13 @@ class Wire:
 
     target: tuple[str, int]
     delay: float = 0.0  # seconds that a round trip takes longer
+    port: int = 0  # the one to take; 0 for any that is free
     round_trips: int = 0
     messages: list[tuple[bytes, bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
     def reset(self) -> None:

@@ -16,12 +16,17 @@ from django.dispatch import receiver
 from django.utils.functional import cached_property
 
 from pg_tenants import conf
+from pg_tenants.access import wanted
+from pg_tenants.backends.connecting import attempt, connecting_class, connection_hint
 from pg_tenants.backends.cursor import BACKEND_PID, attach
 from pg_tenants.backends.errors import TenantCursorWrapper, TenantErrorWrapper
-from pg_tenants.backends.prefix import Prefix, build_prefix, quote
-from pg_tenants.context import bind, current_schema
+from pg_tenants.backends.prefix import EMPTY, Prefix, build_prefix, quote, with_settings
+from pg_tenants.backends.schema import SchemaWatcher
+from pg_tenants.context import bind, current, current_schema
+from pg_tenants.databases import password_of
 from pg_tenants.modules import registry
 from pg_tenants.names import MARKER_TABLE, physical_name
+from pg_tenants.observations import store
 
 if TYPE_CHECKING:
     from django.db.backends.postgresql.base import DatabaseWrapper
@@ -34,6 +39,7 @@ __all__ = ["TenantDatabaseWrapperMixin"]
 
 _PREFIXES_KEPT = 1024
 _ACTIVE, _EXTENSIONS = "active", "extensions"
+READONLY = (("transaction_read_only", "on"),)
 _wrappers: WeakSet[TenantDatabaseWrapperMixin] = WeakSet()
 
 
@@ -48,6 +54,13 @@ class TenantDatabaseWrapperMixin(_Base):
         self._narrowed: str | None = None
         self._pooled: tuple[object, bool] | None = None
         self.qualifies_own_tables = False
+        self.limits: tuple[tuple[str, str], ...] = ()
+        self.readonly_by_default = False
+        self.slow_after: float | None = None
+        self.bound_to: str | None = None
+        self.schema_watchers: list[SchemaWatcher] = []
+        self.remakes_indexes = False
+        """Whether an index of the name of one that is made concurrently is what a killed session has left."""
         _wrappers.add(self)
 
     @property
@@ -78,7 +91,7 @@ class TenantDatabaseWrapperMixin(_Base):
         if options.schema is not None:
             schema: str | None = options.schema
         elif conf.get() is None:
-            return None
+            return EMPTY if options.timeouts.settings or self.is_readonly else None
         else:
             schema = named
         proved = None if schema is None or self._narrowed == _EXTENSIONS else self.physical_schema(schema)
@@ -112,6 +125,11 @@ class TenantDatabaseWrapperMixin(_Base):
         """Narrow the path to the active schema, so that introspection takes no other schema's table for its own."""
         return self._narrow(_ACTIVE)
 
+    @property
+    def is_introspecting(self) -> bool:
+        """Whether what is sent now is one of Django's questions about the active schema's catalog."""
+        return self._narrowed == _ACTIVE
+
     def extensions_schema_only(self) -> AbstractContextManager[None]:
         """Narrow the path to the extensions' schema, so that what CREATE EXTENSION makes goes there."""
         return self._narrow(_EXTENSIONS)
@@ -140,6 +158,24 @@ class TenantDatabaseWrapperMixin(_Base):
         """Return what translates psycopg's errors."""
         return TenantErrorWrapper(self)
 
+    # -- what else statements carry -----------------------------------------------------------------------------------
+
+    @property
+    def is_readonly(self) -> bool:
+        """Whether statements that are sent now are refused where they write."""
+        here = wanted(self.alias)
+        return self.tenant_options.readonly if here is None else here
+
+    def guarded(self, prefix: Prefix) -> Prefix:
+        """Return the prefix, which refuses writes where that is wanted now."""
+        return with_settings(prefix, READONLY) if self.is_readonly else prefix
+
+    def observe(self, seconds: float, query: Any, error: BaseException | None) -> None:
+        """Take note of what a statement took, for the schema that is active."""
+        entry = current.get()
+        schema = self.bound_to or (None if entry is None else entry.schema_name)
+        store.record(self.alias, schema, seconds, self.slow_after or 0.0, query, error)
+
     # -- Django's hooks -----------------------------------------------------------------------------------------------
 
     def get_connection_params(self) -> dict[str, Any]:
@@ -147,6 +183,8 @@ class TenantDatabaseWrapperMixin(_Base):
         options = self.tenant_options
         params: dict[str, Any] = super().get_connection_params()
         params.pop("tenants", None)
+        if "password" in params:
+            params["password"] = password_of(params["password"], self.alias)
         if options.pgserver:
             # An extra's libraries, which a project without the development server need not have.
             from pg_tenants.server import Server, ServerConfig  # noqa: PLC0415
@@ -156,11 +194,23 @@ class TenantDatabaseWrapperMixin(_Base):
             params.update(server.connection_params())
         return params
 
+    @property
+    def pool(self) -> Any:
+        """Return Django's pool; where the password may change, its connections ask for it each."""
+        pool = super().pool
+        password = self.settings_dict["PASSWORD"]
+        if pool is not None and callable(password):
+            pool.connection_class = connecting_class(password, self.alias)
+        return pool
+
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Connect, and say what to do where that fails."""
+        connect = super().get_new_connection
         try:
-            connection: Any = super().get_new_connection(conn_params)
+            connection: Any = attempt(lambda: connect(conn_params), self.tenant_options.retry)
         except psycopg.OperationalError as exc:
+            if self.slow_after is not None:
+                store.connection_failed(self.alias)
             hint = connection_hint(exc, self.settings_dict, self.alias)
             raise type(exc)(f"{exc}\n{hint}").with_traceback(exc.__traceback__) from exc.__cause__
         # What the prefix of the open transaction's last statement was: it tells when the transaction moves to another
@@ -168,12 +218,19 @@ class TenantDatabaseWrapperMixin(_Base):
         connection.tenant_path = None
         return connection
 
+    def read_options(self) -> None:
+        """Take what statements carry besides their path from the OPTIONS of this moment."""
+        self.prefixes.clear()
+        options = self.tenant_options
+        self.slow_after, self.bound_to = _slow_after(), options.schema
+        self.limits, self.readonly_by_default = options.timeouts.settings, options.readonly
+
     def connect(self) -> None:
         """Connect, by the OPTIONS of this moment.
 
         Receivers of ``connection_created`` see the extensions' schema alone, whatever is active.
         """
-        self.prefixes.clear()
+        self.read_options()
         with self.extensions_schema_only():
             super().connect()
 
@@ -240,20 +297,9 @@ def _forget_prefixes(setting: str, **kwargs: Any) -> None:
     if setting in ("PG_TENANTS", "INSTALLED_APPS"):
         for wrapper in list(_wrappers):
             wrapper.prefixes.clear()
+            wrapper.slow_after = _slow_after()
 
 
-def connection_hint(exc: psycopg.OperationalError, settings: dict[str, Any], alias: str) -> str:
-    """Return what to do about a connection that failed; never with the password."""
-    text = str(exc)
-    where = f"DATABASES[{alias!r}]"
-    if "password authentication failed" in text or "no password supplied" in text:
-        return f"Check USER ({settings['USER']!r}) and PASSWORD of {where}, or DATABASE_URL."
-    if "does not exist" in text and "database" in text:
-        return f"Create the database {settings['NAME']!r}, or correct NAME in {where}."
-    if type(exc).__name__ in ("PoolTimeout", "TooManyRequests"):
-        return f"All connections of the pool are in use. Raise OPTIONS['pool'] of {where}, or hold connections shorter."
-    place = f"{settings['HOST'] or 'the local socket'}, port {settings['PORT'] or 5432}"
-    return (
-        f"No PostgreSQL answers at {place} ({where}). Start one, or correct HOST and PORT; for development, "
-        "'python manage.py pgserver up --detach' starts one and 'pgserver url' prints its DATABASE_URL."
-    )
+def _slow_after() -> float | None:
+    config = conf.get()
+    return None if config is None or config.monitoring is None else config.monitoring.slow_query_threshold_ms / 1000

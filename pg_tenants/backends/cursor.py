@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
-from psycopg import AsyncServerCursor, ServerCursor, _compat, adapters, pq
+from psycopg import AsyncCursor, AsyncServerCursor, ServerCursor, _compat, adapters, pq
 from psycopg import errors as e
 from psycopg._capabilities import capabilities
 from psycopg._pipeline import BasePipeline  # type: ignore[attr-defined]
@@ -21,8 +23,9 @@ from psycopg._queries import PostgresClientQuery, PostgresQuery
 from psycopg.client_cursor import ClientCursorMixin
 from psycopg.generators import execute, fetch, send
 
+from pg_tenants.access import chosen
 from pg_tenants.backends.errors import NO_TENANT, error_of_prefix, mark_if_of_schema, with_own_position
-from pg_tenants.backends.prefix import PLAIN, Prefix, Sending, classify, moving
+from pg_tenants.backends.prefix import PLAIN, Prefix, Sending, classify, moving, with_settings
 from pg_tenants.context import current
 from pg_tenants.exceptions import UnsafeStatement
 
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-__all__ = ["BACKEND_PID", "TenantCursorMixin", "attach"]
+__all__ = ["BACKEND_PID", "TenantCursorMixin", "attach", "tenant_class"]
 
 COMMAND_OK, FATAL_ERROR = pq.ExecStatus.COMMAND_OK, pq.ExecStatus.FATAL_ERROR
 IDLE, INERROR = pq.TransactionStatus.IDLE, pq.TransactionStatus.INERROR
@@ -67,8 +70,23 @@ class Source(Protocol):
     def statement_prefix(self) -> Prefix | None:
         """Return what goes before a statement sent now; None for nothing."""
 
+    limits: tuple[tuple[str, str], ...]
+    """Settings that hold for each transaction, and are sent at its beginning."""
+
+    slow_after: float | None
+    """From how many seconds on a statement is slow; None where nobody monitors."""
+
+    def observe(self, seconds: float, query: Query, error: BaseException | None) -> None:
+        """Take note of what a statement took."""
+
+    readonly_by_default: bool
+    """Writes are refused unless somebody has asked for them."""
+
     def told_of_pooler(self) -> bool | None:
         """Return whether the connection leads through a pooler, None where nobody has said."""
+
+    def guarded(self, prefix: Prefix) -> Prefix:
+        """Return a prefix that refuses writes, where that is wanted here; else the same."""
 
 
 class TenantCursorMixin(_Base):
@@ -108,10 +126,16 @@ class TenantCursorMixin(_Base):
                 return None
             checked = sending is Sending.CHECKED
         before = conn.tenant_path
+        source = self.tenant_source
         if before is not prefix:
             conn.tenant_path = prefix
             if before is not None:
                 prefix = moving(prefix)
+            # A transaction has them from its first statement on; going back to a savepoint may have lost them.
+            if source.limits and (before is None or before is _UNKNOWN):
+                prefix = with_settings(prefix, source.limits)
+        if source.readonly_by_default or chosen.get() is not None:
+            prefix = source.guarded(prefix)
         return prefix if checked else replace(prefix, check=b"")
 
     def _start_query(self, query: Query | None = None) -> PQGen[None]:
@@ -457,6 +481,72 @@ class _ServerCursorMixin(TenantCursorMixin):
         return cast("list[Any]", (yield from cursor._fetch_gen(num)))
 
 
+class _WatchedMixin(TenantCursorMixin):
+    """Tells how long statements take. Only cursors of a project that monitors have it."""
+
+    def execute(self, query: Query, params: Params | None = None, **kwargs: Any) -> Any:
+        # Not by _Watch, as the others: this is the way of nearly all statements.
+        started, error = perf_counter(), None
+        try:
+            return cast(Any, super()).execute(query, params, **kwargs)
+        except BaseException as exc:
+            error = exc
+            raise
+        finally:
+            self.tenant_source.observe(perf_counter() - started, query, error)
+
+    def executemany(self, query: Query, *args: Any, **kwargs: Any) -> None:
+        with _Watch(self.tenant_source, query):
+            cast(Any, super()).executemany(query, *args, **kwargs)
+
+    @contextmanager
+    def copy(self, statement: Query, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        with _Watch(self.tenant_source, statement), cast(Any, super()).copy(statement, *args, **kwargs) as copy:
+            yield copy
+
+    def stream(self, query: Query, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        with _Watch(self.tenant_source, query):
+            yield from cast(Any, super()).stream(query, *args, **kwargs)
+
+
+class _AsyncWatchedMixin(TenantCursorMixin):
+    """The same for asynchronous cursors."""
+
+    async def execute(self, query: Query, *args: Any, **kwargs: Any) -> Any:
+        with _Watch(self.tenant_source, query):
+            return await cast(Any, super()).execute(query, *args, **kwargs)
+
+    async def executemany(self, query: Query, *args: Any, **kwargs: Any) -> None:
+        with _Watch(self.tenant_source, query):
+            await cast(Any, super()).executemany(query, *args, **kwargs)
+
+    @asynccontextmanager
+    async def copy(self, statement: Query, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        with _Watch(self.tenant_source, statement):
+            async with cast(Any, super()).copy(statement, *args, **kwargs) as copy:
+                yield copy
+
+    async def stream(self, query: Query, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        with _Watch(self.tenant_source, query):
+            async for row in cast(Any, super()).stream(query, *args, **kwargs):
+                yield row
+
+
+class _Watch:
+    """Takes the time of one statement."""
+
+    __slots__ = ("_query", "_source", "_started")
+
+    def __init__(self, source: Source, query: Query):
+        self._source, self._query, self._started = source, query, perf_counter()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        self._source.observe(perf_counter() - self._started, self._query, error)
+
+
 class _PrepareResult:
     """Takes the result of a PREPARE that was sent in a pipeline, in a cursor's place.
 
@@ -493,13 +583,21 @@ class _PrefixResult:
 
 
 @functools.cache
-def _tenant_class(base: Any) -> Any:
+def _tenant_class(base: Any, watched: bool) -> Any:
     mixin = TenantCursorMixin
     if issubclass(base, SERVER_CURSORS):
         mixin = _ServerCursorMixin
     elif not issubclass(base, ClientCursorMixin):
         mixin = _ServerBindingMixin
-    return type(f"Tenant{base.__name__}", (mixin, base), {"__module__": __name__})
+    mixins: tuple[Any, ...] = (mixin,)
+    if watched:
+        mixins = (_AsyncWatchedMixin if issubclass(base, AsyncCursor | AsyncServerCursor) else _WatchedMixin, mixin)
+    return type(f"Tenant{base.__name__}", (*mixins, base), {"__module__": __name__})
+
+
+def tenant_class(base: Any, source: Source) -> Any:
+    """Return the class of cursors whose statements carry their tenant; each needs its ``tenant_source`` set."""
+    return _tenant_class(base, source.slow_after is not None)
 
 
 def attach(cursor: Any, source: Source) -> Any:
@@ -508,21 +606,22 @@ def attach(cursor: Any, source: Source) -> Any:
     This is done to the cursor, not by ``cursor_factory``: cursors that Django or the pool make for their own use, in
     threads without a tenant, stay as they are.
     """
+    watched = source.slow_after is not None
     try:
-        cursor.__class__ = _tenant_class(cursor.__class__)
+        cursor.__class__ = _tenant_class(cursor.__class__, watched)
     except TypeError:
         # Psycopg's own classes have slots alone, so theirs cannot be changed.
-        cursor = _made_anew(cursor)
+        cursor = _made_anew(cursor, watched)
     cursor.tenant_source = source
     return cursor
 
 
-def _made_anew(cursor: Any) -> Any:
+def _made_anew(cursor: Any, watched: bool) -> Any:
     cls: Any = type(cursor)
     named = {}
     if isinstance(cursor, SERVER_CURSORS):
         named = {"name": cursor.name, "scrollable": cursor.scrollable, "withhold": cursor.withhold}
-    made = _tenant_class(cls)(cursor.connection, **named)
+    made = _tenant_class(cls, watched)(cursor.connection, **named)
     # What Django has registered on the cursor: the time zone of the alias, where the connection has another.
     loader = cursor.adapters.get_loader(TIMESTAMPTZ, pq.Format.TEXT)
     if loader is not made.adapters.get_loader(TIMESTAMPTZ, pq.Format.TEXT):

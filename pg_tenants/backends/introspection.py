@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pg_tenants.names import MARKER_TABLE
+from pg_tenants.names import OWN_TABLES
 
 if TYPE_CHECKING:
     from django.db.backends.postgresql.introspection import DatabaseIntrospection
@@ -37,8 +37,8 @@ class TenantIntrospectionMixin(_Base):
 
     @_in_active_schema
     def get_table_list(self, cursor: Any) -> Any:
-        """Return the tables and views of the active schema, without its marker."""
-        return [table for table in super().get_table_list(cursor) if table.name != MARKER_TABLE]
+        """Return the tables and views of the active schema, without those of this package."""
+        return [table for table in super().get_table_list(cursor) if table.name not in OWN_TABLES]
 
     @_in_active_schema
     def get_table_description(self, cursor: Any, table_name: str) -> Any:

@@ -18,14 +18,20 @@ from dataclasses import dataclass, replace
 
 from pg_tenants.exceptions import UnsafeStatement
 from pg_tenants.names import MARKER_TABLE
-from pg_tenants.sqltext import split
+from pg_tenants.sqltext import quote, split
 
-__all__ = ["PLAIN", "Prefix", "Sending", "advisory_key", "build_prefix", "classify", "quote"]
-
-
-def quote(name: str) -> str:
-    """Return an identifier as SQL text."""
-    return '"' + name.replace('"', '""') + '"'
+__all__ = [
+    "EMPTY",
+    "PLAIN",
+    "Prefix",
+    "Sending",
+    "advisory_key",
+    "build_prefix",
+    "classify",
+    "moving",
+    "quote",
+    "with_settings",
+]
 
 
 def advisory_key(schema: str) -> int:
@@ -145,6 +151,48 @@ def moving(prefix: Prefix) -> Prefix:
         results=prefix.results + 1,
         characters=len(_FIRE_PENDING) + 2 + prefix.characters,
         pipeline=(_FIRE_PENDING, *prefix.pipeline),
+    )
+
+
+EMPTY = Prefix(
+    schema=None,
+    simple=b"",
+    results=0,
+    check=b"",
+    characters=0,
+    pipeline=(),
+    pipeline_check=(),
+    suffix=b"",
+    enter=b"",
+    leave=b"",
+)
+"""For an alias without a path, whose statements carry settings alone."""
+
+
+def with_settings(prefix: Prefix, settings: Sequence[tuple[str, str]]) -> Prefix:
+    """Return the prefix with settings in front of it, which hold until the transaction ends.
+
+    Args:
+        prefix: the prefix.
+        settings: names and values of PostgreSQL's.
+    """
+    settings = [(name, "'" + value.replace("'", "''") + "'") for name, value in settings]
+    local = "".join(f"SET LOCAL {name} = {value}; " for name, value in settings)
+    # A transaction's own access mode ends with it, so a session has another setting for that.
+    lasting = [
+        (name.replace("transaction_read_only", "default_transaction_read_only"), value) for name, value in settings
+    ]
+    session = "".join(f"SET {name} = {value}; " for name, value in lasting)
+    called = ", ".join(f"pg_catalog.set_config('{name}', {value}, true)" for name, value in settings)
+    reset = "; ".join(f"RESET {name}" for name, _ in lasting)
+    return replace(
+        prefix,
+        simple=local.encode() + prefix.simple,
+        results=prefix.results + len(settings),
+        characters=len(local) + prefix.characters,
+        pipeline=(f"SELECT {called}".encode(), *prefix.pipeline),
+        enter=session.encode() + prefix.enter,
+        leave=b"; ".join(filter(None, (prefix.leave, reset.encode()))),
     )
 
 

@@ -9,8 +9,13 @@ from __future__ import annotations
 from pg_tenants.migrations._events import Event, Progress
 from pg_tenants.migrations._executor import ModuleLoader
 from pg_tenants.migrations._moved import MovedTables, moved_tables
+from pg_tenants.migrations._plan import Options
 from pg_tenants.migrations._report import Report, SchemaResult
-from pg_tenants.migrations._run import Options, apply, migrate_target
+from pg_tenants.migrations._run import apply
+from pg_tenants.migrations._single import migrate_target
+from pg_tenants.migrations._sqlfiles import SqlProblem, SqlStep, sql_problems, sql_steps
+from pg_tenants.migrations._sqlhistory import SqlRun, sql_history
+from pg_tenants.migrations._sqlnew import make_sql_files
 from pg_tenants.migrations._targets import Target, fixed_targets, required_registry
 
 __all__ = [
@@ -21,10 +26,17 @@ __all__ = [
     "Progress",
     "Report",
     "SchemaResult",
+    "SqlProblem",
+    "SqlRun",
+    "SqlStep",
     "Target",
     "apply",
     "fixed_targets",
+    "make_sql_files",
     "migrate_target",
     "moved_tables",
     "required_registry",
+    "sql_history",
+    "sql_problems",
+    "sql_steps",
 ]

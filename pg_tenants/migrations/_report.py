@@ -39,9 +39,15 @@ class SchemaResult:
 
 @dataclass(slots=True)
 class Report:
-    """What happened in all schemas of a run, in its order."""
+    """What happened in all schemas of a run, in its order.
+
+    Attributes:
+        results: of each schema that the run came to.
+        held_back: names of the schemas that were not touched, since a canary failed.
+    """
 
     results: list[SchemaResult] = field(default_factory=list)
+    held_back: list[str] = field(default_factory=list)
 
     @property
     def failed(self) -> list[SchemaResult]:
@@ -55,4 +61,8 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report for JSON."""
-        return {"schemas": [result.as_dict() for result in self.results], "failed": len(self.failed)}
+        return {
+            "schemas": [result.as_dict() for result in self.results],
+            "failed": len(self.failed),
+            "held_back": self.held_back,
+        }

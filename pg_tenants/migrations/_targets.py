@@ -36,8 +36,8 @@ class Target:
 
     @property
     def apps(self) -> frozenset[str]:
-        """Return the labels of the apps whose tables are in it."""
-        return frozenset(label for module in self.modules for label in module.apps)
+        """Return the labels of the apps whose tables are in it, and of its modules' SQL files."""
+        return frozenset(label for module in self.modules for label in module.labels)
 
     @property
     def module_names(self) -> str:

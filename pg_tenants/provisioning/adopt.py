@@ -73,4 +73,4 @@ def _recorded(execute: Callable[[str], Any], schema: str, module: Module) -> set
     if not execute(there.as_string()).fetchone()[0]:
         return set()
     rows = execute(sql.SQL("SELECT app, name FROM {}").format(table).as_string()).fetchall()
-    return {f"{app}.{name}" for app, name in rows if app in module.apps}
+    return {f"{app}.{name}" for app, name in rows if app in module.labels}

@@ -328,6 +328,127 @@ def test_any_url_is_an_entry_or_a_configuration_error(text: str, password: str) 
     assert conninfo.make_conninfo(password=entry["PASSWORD"])
 
 
+URL = "postgresql://ada@host/name"
+
+
+@pytest.mark.parametrize(
+    ("fields", "pool"),
+    [
+        ({"pool_size": 5}, (5, 15, 30, 3600)),
+        ({"pool_size": 10, "max_overflow": 20}, (10, 30, 30, 3600)),
+        ({"max_overflow": 0}, (5, 5, 30, 3600)),
+        ({"pool_timeout": 2.5, "pool_recycle": 60}, (5, 15, 2.5, 60)),
+        ({"min_connections": 10, "max_connections": 50}, (10, 50, 30, 3600)),
+        ({"max_connections": 3}, (3, 3, 30, 3600)),
+        ({"min_connections": 20}, (20, 20, 30, 3600)),
+    ],
+)
+def test_the_documents_pool_fields(fields: dict[str, Any], pool: tuple[float, ...]) -> None:
+    """They become the options of psycopg's pool, which Django's backend makes."""
+    keys = ("min_size", "max_size", "timeout", "max_lifetime")
+    assert conf.database(URL, **fields)["OPTIONS"]["pool"] == dict(zip(keys, pool, strict=True))
+
+
+def test_the_pool_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DB_POOL_SIZE and DB_MAX_OVERFLOW; what the code says comes first."""
+    monkeypatch.setenv("DB_POOL_SIZE", "7")
+    monkeypatch.setenv("DB_MAX_OVERFLOW", "3")
+    assert conf.database(URL)["OPTIONS"]["pool"]["max_size"] == 10
+    assert conf.database(URL, pool_size=1)["OPTIONS"]["pool"]["max_size"] == 4
+    monkeypatch.setenv("DB_POOL_SIZE", "many")
+    with pytest.raises(ConfigurationError, match="DB_POOL_SIZE is 'many'"):
+        conf.database(URL)
+
+
+def test_the_documents_other_fields() -> None:
+    """Health checks, TLS, retries, and all that is in OPTIONS["tenants"]; None leaves a field out."""
+    entry = conf.database(
+        URL,
+        pool_pre_ping=True,
+        ssl_enabled=True,
+        ssl_ca_file="/ca.pem",
+        ssl_cert_file="/client.crt",
+        ssl_key_file="/client.key",
+        retry_attempts=3,
+        retry_delay=0.5,
+        readonly=True,
+        statement_timeout_ms=60_000,
+        lock_timeout_ms=None,
+        connect_timeout=3,
+        tenants={"pooler": False},
+    )
+    assert entry["CONN_HEALTH_CHECKS"] is True
+    assert entry["OPTIONS"] == {
+        "sslmode": "verify-full",
+        "sslrootcert": "/ca.pem",
+        "sslcert": "/client.crt",
+        "sslkey": "/client.key",
+        "connect_timeout": 3,
+        "tenants": {
+            "pooler": False,
+            "readonly": True,
+            "statement_timeout_ms": 60_000,
+            "retry": {"attempts": 3, "delay": 0.5},
+        },
+    }
+    assert conf.database(URL, ssl_enabled=False)["OPTIONS"] == {"sslmode": "disable"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        ({"pool_size": -1}, "pool_size is -1"),
+        ({"pool_size": "x"}, "pool_size is 'x'"),
+        ({"pool_size": True}, "pool_size is True"),
+        ({"pool_size": 1, "max_connections": 2}, "say the same in two ways"),
+        ({"min_connections": 9, "max_connections": 2}, "at least 9 and at most 2"),
+        ({"pool_timeout": 0}, "pool_timeout is 0"),
+        ({"pool_recycle": "1h"}, "pool_recycle is '1h'"),
+        ({"pool_size": 1, "pool": False}, "pool is False"),
+        ({"pool_pre_ping": 1}, "pool_pre_ping is 1"),
+        ({"ssl_enabled": "yes"}, "ssl_enabled is 'yes'"),
+        ({"ssl_mode": "verify"}, "ssl_mode is 'verify'. It is one of disable"),
+        ({"ssl_enabled": False, "ssl_ca_file": "/ca"}, "ssl_enabled is False, and sslrootcert"),
+        ({"password": "x", "password_file": "/x"}, "Give one of them"),
+    ],
+)
+def test_bad_fields(fields: dict[str, Any], part: str) -> None:
+    """The error names the field, the value and the remedy."""
+    with pytest.raises(ConfigurationError) as caught:
+        conf.database(URL, **fields)
+    assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("raw", "part"),
+    [
+        ({"readonly": 1}, "['readonly'] is 1"),
+        ({"readonly": True, "create_db": True}, "both readonly and create_db"),
+        ({"lock_timeout_ms": -1}, "['lock_timeout_ms'] is -1"),
+        ({"statement_timeout_ms": "60s"}, "a whole number of milliseconds"),
+        ({"retry": 3}, "['retry'] is 3"),
+        ({"retry": {"attempt": 3}}, "Did you mean 'attempts'?"),
+        ({"retry": {"attempts": 0}}, "['attempts'] is 0"),
+        ({"retry": {"backoff": 0.5}}, "a factor of 1 or more"),
+        ({"extensions": "vector"}, "a list of strings"),
+    ],
+)
+def test_bad_values_of_an_alias(raw: dict[str, Any], part: str) -> None:
+    """The error names the key, the value and the remedy."""
+    with pytest.raises(ConfigurationError) as caught:
+        conf.alias_options(raw, "replica")
+    assert part in str(caught.value)
+
+
+def test_values_of_an_alias() -> None:
+    """What is left out has no effect; `retry: True` is the defaults."""
+    assert conf.alias_options({"lock_timeout_ms": None, "retry": None}, "a") == conf.AliasOptions()
+    options = conf.alias_options({"retry": True, "lock_timeout_ms": 5000, "extensions": ["vector"]}, "a")
+    assert options.retry == conf.Retry(attempts=5, delay=0.5, backoff=2.0, max_delay=10.0)
+    assert options.timeouts.settings == (("lock_timeout", "5000"),)
+    assert options.extensions == ("vector",)
+
+
 @pytest.mark.parametrize("value", [-1, "60", True, None, float("inf"), float("nan")])
 def test_cache_seconds(value: object) -> None:
     """A number, 0 or more."""
@@ -341,3 +462,24 @@ def test_cache() -> None:
     """An alias, or nothing."""
     assert problems(CACHE="shared") == problems(CACHE=None) == []
     assert [problem[0] for problem in problems(CACHE=7)] == ["type"]
+
+
+def test_timeouts_of_migrations() -> None:
+    """In milliseconds; a lock is waited for shortly unless something else is said."""
+    assert conf.alias_options({}, "x").migrations == {
+        "lock_timeout": 5000,
+        "statement_timeout": 0,
+        "idle_in_transaction_session_timeout": 0,
+    }
+    given = {"lock_timeout_ms": None, "statement_timeout_ms": 60_000}
+    found = conf.alias_options({"migrations": given}, "x").migrations
+    assert (found["lock_timeout"], found["statement_timeout"]) == (0, 60_000)
+    for wrong in (
+        {"lock_timeout_ms": "5s"},
+        {"lock_timeout_ms": -1},
+        {"lock_timeout": 5},
+        {"statement_timeout_ms": True},
+        5,
+    ):
+        with pytest.raises(ConfigurationError, match="migrations"):
+            conf.alias_options({"migrations": wrong}, "x")

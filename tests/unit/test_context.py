@@ -66,6 +66,7 @@ def test_the_public_names() -> None:
         "current_tenant",
         "deactivate",
         "for_each_tenant",
+        "readonly",
         "schema_context",
         "tenant_context",
     }

@@ -36,6 +36,14 @@ class Command(DjangoCommand):
             "--exclude", action="append", default=[], metavar="PATTERN", help="Not schemas that match; repeatable."
         )
         group.add_argument("--list", action="store_true", help="List the schemas and how many migrations each lacks.")
+        group.add_argument("--jobs", type=_count, default=1, metavar="N", help="Migrate N tenants at the same time.")
+        group.add_argument(
+            "--canary",
+            type=_count,
+            default=0,
+            metavar="N",
+            help="Migrate N tenants first, the others if these succeed.",
+        )
         group.add_argument("--json", action="store_true", help="Print the result as JSON.")
 
     @no_translations
@@ -92,6 +100,8 @@ class Command(DjangoCommand):
             verbosity=max(0, self.verbosity - 1),
             interactive=options["interactive"],
             stdout=self.stdout,  # type: ignore[arg-type]
+            jobs=options["jobs"],
+            canary=options["canary"],
         )
 
     def _progress(self, event: Event) -> None:
@@ -141,6 +151,13 @@ class Command(DjangoCommand):
             f"{_schemas(len(report.failed))} failed and stayed as before the failing migration; the others are done. "
             "Run the command again when the cause is gone.\n" + "\n".join(lines)
         )
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def _schemas(count: int) -> str:

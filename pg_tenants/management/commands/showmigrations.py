@@ -10,7 +10,7 @@ from django.db import connections
 from pg_tenants import schemas
 from pg_tenants.context import ActiveContext, active, no_schema
 from pg_tenants.management.refusals import is_tenant_aware, targets_here
-from pg_tenants.migrations import ModuleLoader
+from pg_tenants.migrations import ModuleLoader, Target, sql_history
 
 __all__ = ["Command"]
 
@@ -26,8 +26,9 @@ class Command(DjangoCommand):
             return
         self.verbosity = options["verbosity"]
         validate: Any = self._validate_app_names  # type: ignore[attr-defined]
-        validate(None, labels)
-        for target in targets_here(alias):
+        targets = targets_here(alias)
+        validate(None, [label for label in labels if not any(label in target.apps for target in targets)])
+        for target in targets:
             wanted = target.apps & set(labels or target.apps)
             if not wanted:
                 continue
@@ -41,7 +42,24 @@ class Command(DjangoCommand):
                     self._show_plan(loader, wanted)
                 else:
                     shown = labels or loader.migrated_apps
-                    self.show_list(connections[alias], sorted(wanted & set(shown)))
+                    files = {label for label, _ in loader.sql}
+                    if apps := sorted(wanted & set(shown) - files):
+                        self.show_list(connections[alias], apps)
+                    for label in sorted(wanted & files):
+                        self._show_files(label, loader, target if there else None, alias)
+
+    def _show_files(self, label: str, loader: ModuleLoader, target: Target | None, alias: str) -> None:
+        """Show a module's SQL files; with more verbosity, when each was run, by whom, and how long it took."""
+        self.stdout.write(label, self.style.MIGRATE_LABEL)
+        runs = sql_history(target.schema, using=alias) if target and self.verbosity >= 2 else []
+        for key, migration in loader.sql.items():
+            if key[0] != label:
+                continue
+            applied = key in loader.recorded
+            self.stdout.write(f" [{'X' if applied else ' '}] {key[1]}")
+            for run in runs:
+                if (run.module, run.name) == (migration.step.module, key[1]):
+                    self.stdout.write(f"     {run}")
 
     def _show_plan(self, loader: ModuleLoader, labels: frozenset[str]) -> None:
         graph = loader.graph
