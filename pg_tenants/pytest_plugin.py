@@ -32,6 +32,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="Wait so long for another test run that uses the same schemas.",
     )
     group.addoption(
+        "--tenants-isolation",
+        choices=("schema", "database"),
+        default=os.environ.get("TEST_DB_ISOLATION") or "schema",
+        help="What a worker has of its own: schemas in the one test database, or a database that is a clone.",
+    )
+    group.addoption(
         "--keep-failed",
         action="store_true",
         default=False,

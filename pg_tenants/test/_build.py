@@ -21,7 +21,7 @@ from pg_tenants.provisioning import template
 from pg_tenants.provisioning.fingerprint import receiver_of
 from pg_tenants.test._lock import turn
 
-__all__ = ["has_templates", "identity", "make_schemas", "make_templates", "make_tenant_schema"]
+__all__ = ["fill", "has_templates", "identity", "make_schemas", "make_templates", "make_tenant_schema"]
 
 
 def make_schemas(connection: Any, targets: Sequence[Target], verbosity: int) -> None:
@@ -88,13 +88,18 @@ def _receivers() -> list[str] | None:
     return sorted(found)
 
 
-def make_tenant_schema(target: Target, *, using: str) -> None:
-    """Make one schema of a worker, with all tables."""
-    schemas.create(target.schema, using=using)
+def fill(target: Target, *, using: str) -> None:
+    """Fill a schema that has just been made."""
     if has_templates(schemas.tenant_connection(using)):
         template.fill(target, using=using)
     else:
         migrate_target(target, Options(verbosity=0, interactive=False, run_syncdb=True), using=using)
+
+
+def make_tenant_schema(target: Target, *, using: str) -> None:
+    """Make one schema of a worker, with all tables."""
+    schemas.create(target.schema, using=using)
+    fill(target, using=using)
 
 
 def has_templates(connection: Any) -> bool:

@@ -68,12 +68,10 @@ def mark(execute: Any, made_by: dict[str, str]) -> None:
 def marks(execute: Any, names: list[str]) -> dict[str, str]:
     """Return what made each schema that is as it was noted, by its name in the database."""
     listed = "ARRAY[" + ", ".join(map(literal, names)) + "]::text[]"
+    comments = "SELECT nspname, pg_catalog.obj_description(oid, 'pg_namespace') FROM pg_catalog.pg_namespace"
     noted = {
         name: comment.removeprefix(_MARK).split(" ")
-        for name, comment in execute(
-            "SELECT nspname, pg_catalog.obj_description(oid, 'pg_namespace') FROM pg_catalog.pg_namespace"
-            f" WHERE nspname = ANY ({listed})"  # noqa: S608
-        )
+        for name, comment in execute(f"{comments} WHERE nspname = ANY ({listed})")
         if comment and comment.startswith(_MARK)
     }
     found = digests(execute, list(noted)) if noted else {}

@@ -19,14 +19,14 @@ from django.core.management import call_command
 from django.db import OperationalError, connections
 from django.db.backends.postgresql.creation import DatabaseCreation
 
-from pg_tenants import lookups
+from pg_tenants import lookups, schemas
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
 from pg_tenants.context import ActiveContext
 from pg_tenants.exceptions import DatabaseBusy
 from pg_tenants.migrations import Target, fixed_targets, required_registry
 from pg_tenants.modules import Module
 from pg_tenants.names import physical_name
-from pg_tenants.test import _build
+from pg_tenants.test import _build, _own_database
 from pg_tenants.test._digest import mark, marks
 from pg_tenants.test._lock import Claim, application_name, claim, drop_schemas, literal, lock_key, schemas_of
 
@@ -89,14 +89,24 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
         worker: the worker that this process is.
         wait: how long to wait for another run that uses the schemas, in seconds.
         recreate: make the test database anew; a name of the run, so that one of its workers does so; "" for not.
+        own_database: give the worker a database of its own, with schemas under their real names.
 
     Attributes:
         prefix: what the worker's schemas begin with.
         ready: names of tenants' schemas that are made and empty but for what migrations write, by module.
     """
 
-    def __init__(self, connection: Any, worker: str = MASTER, *, wait: float = WAIT, recreate: str = ""):
+    def __init__(
+        self,
+        connection: Any,
+        worker: str = MASTER,
+        *,
+        wait: float = WAIT,
+        recreate: str = "",
+        own_database: bool = False,
+    ):
         super().__init__(connection)
+        self._own, self._base = own_database, ""
         self.prefix = worker_prefix(worker)
         self.ready: dict[str, str] = {}
         self.claim: Claim | None = None
@@ -113,12 +123,11 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
             where = f"{self.connection.alias!r}" + (f" ({name!r})" if verbosity >= 2 else "")
             self.log(f"Making the schemas {self.prefix!r} in the test database for alias {where}...")
         self._make_database(name)
-        self._enter(name, self.prefix)
-        self._make_schemas(verbosity)
+        self._enter(name, verbosity)
         if serialize:
             self.connection._test_serialized_contents = self.serialize_db_to_string()
         self.connection.ensure_connection()
-        return name
+        return str(self.connection.settings_dict["NAME"])
 
     def destroy_test_db(
         self,
@@ -133,7 +142,7 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
         self.connection.close()
         if self.claim is not None:
             if self.claim.users == 1:
-                self.drop_made_by_test(keep_ready=True)
+                self._leave()
             self.claim.release()
             self.claim = None
         if old_database_name is not None:
@@ -145,17 +154,22 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
 
     def get_test_db_clone_settings(self, suffix: str) -> dict[str, Any]:
         """Return the settings of a worker: the same database, another prefix."""
-        return self._settings(self.connection.settings_dict["NAME"], worker_prefix(suffix))
+        return self._settings(self._base, "" if self._has_own() else worker_prefix(suffix))
 
     def setup_worker_connection(self, _worker_id: int) -> None:
         """Become a worker of ``--parallel``: claim and make its schemas."""
         self.claim = None  # The parent's, if this process was forked.
         self.prefix = worker_prefix(str(_worker_id))
         self.ready.clear()
+        mirror = self._is_mirror()
+        self._base = self._base or self._base_of(str(self.connection.settings_dict["NAME"]))
         super().setup_worker_connection(_worker_id)
-        self._take_claim()
-        if not self._is_mirror():
-            self._make_schemas(0)
+        if mirror:
+            self._take_claim()
+            if self._has_own():
+                self._change(self._own_name(), "")
+        else:
+            self._enter(self._base, 0)
 
     def test_db_signature(self) -> tuple[Any, ...]:
         """Return what tells test databases apart; an alias that is bound to a schema has tables of its own."""
@@ -227,7 +241,7 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
         mark = f"pg_tenants: made anew for the run {self._recreate}"
         with self.maintenance() as cursor:
             there = self.exists(cursor, name)
-            if there and self._recreate and self._comment(cursor, name) != mark:
+            if there and self._recreate and self.comment(cursor, name) != mark:
                 self.drop_database(cursor, name)
                 there = False
             if not there:
@@ -235,7 +249,8 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
                 if self._recreate:
                     cursor.execute(f"COMMENT ON DATABASE {quoted} IS {literal(mark)}")
 
-    def _comment(self, cursor: Any, name: str) -> str | None:
+    def comment(self, cursor: Any, name: str) -> str | None:
+        """Return a database's comment."""
         cursor.execute(
             "SELECT pg_catalog.shobj_description(oid, 'pg_database') FROM pg_catalog.pg_database WHERE datname = %s",
             [name],
@@ -243,10 +258,36 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
         row = cursor.fetchone()
         return None if row is None else row[0]
 
-    def _enter(self, name: str, prefix: str) -> None:
-        settings.DATABASES[self.connection.alias]["NAME"] = name
-        self._change(name, prefix)
+    def _enter(self, name: str, verbosity: int) -> None:
+        """Lead the connection to the worker's schemas, or to its database, and make them."""
+        self._base = name
+        self._change(name, "" if self._has_own() else self.prefix)
         self._take_claim()
+        if self._has_own():
+            self._change(_own_database.clone(self, name, self._worker()), "")
+        else:
+            self._make_schemas(verbosity)
+        settings.DATABASES[self.connection.alias]["NAME"] = self.connection.settings_dict["NAME"]
+
+    def _leave(self) -> None:
+        if self._has_own():
+            self.connection.close_pool()
+            _own_database.drop(self, self._own_name())
+        else:
+            self.drop_made_by_test(keep_ready=True)
+
+    def _has_own(self) -> bool:
+        return self._own and _build.has_templates(self.connection)
+
+    def _worker(self) -> str:
+        return self.prefix.removeprefix("test_")
+
+    def _own_name(self) -> str:
+        return f"{self._base}_{self._worker()}"
+
+    def _base_of(self, name: str) -> str:
+        """Return the test database from what a process that began from nothing was told: the parent's database."""
+        return name.removesuffix(f"_{MASTER}") if self._has_own() else name
 
     def _change(self, name: str, prefix: str) -> None:
         """Lead the connection, and those that other threads make, to a database and to a worker's schemas."""
@@ -303,6 +344,8 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
     def mark(self, targets: list[Target]) -> None:
         """Note on schemas what made them, and what they have, for the next run."""
         assert self.claim is not None
+        if self._has_own():
+            return
         made_by = {
             physical_name(target.schema, self.prefix): found
             for target in targets
@@ -335,8 +378,13 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
             logical += self.ready.values()
         else:
             self.ready.clear()
-        kept = {physical_name(name, self.prefix) for name in logical}
-        drop_schemas(self.claim.execute, [name for name in self.own_schemas() if name not in kept])
+        if self._has_own():
+            names = [name for name in schemas.list(using=self.connection.alias) if name not in logical]
+            with self.connection.without_prefix() as execute:
+                drop_schemas(execute, names)
+        else:
+            kept = {physical_name(name, self.prefix) for name in logical}
+            drop_schemas(self.claim.execute, [name for name in self.own_schemas() if name not in kept])
         lookups.forget()
 
     # -- serialized contents ------------------------------------------------------------------------------------------

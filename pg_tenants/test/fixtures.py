@@ -63,6 +63,7 @@ def django_db_setup(
             pg_test_worker,
             wait=config.getoption("tenants_wait"),
             recreate=_run_of(config) if django_db_createdb else "",
+            own_database=config.getoption("tenants_isolation") == "database",
         )
         # Fixtures that need no mark, such as pg_isolated, are not among those that pytest-django looks for.
         made = setup_databases(
@@ -116,8 +117,13 @@ def pg_test_worker(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def pg_test_schema(pg_test_worker: str) -> str:
-    """Return the worker's schema, which stands for ``public``: ``test_gw0``, or ``test_master`` without xdist."""
+def pg_test_schema(request: pytest.FixtureRequest, pg_test_worker: str) -> str:
+    """Return the worker's schema, which stands for ``public``: ``test_gw0``, or ``test_master`` without xdist.
+
+    In a database of the worker's own it is ``public``.
+    """
+    if request.config.getoption("tenants_isolation") == "database":
+        return "public"
     from pg_tenants.test.creation import worker_prefix  # noqa: PLC0415
 
     return worker_prefix(pg_test_worker)

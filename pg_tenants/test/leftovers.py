@@ -84,10 +84,12 @@ def drop_database(using: str) -> bool:
     creation = TenantTestCreation(tenant_connection(using))
     name = creation.test_name
     with creation.maintenance() as cursor:
-        if not creation.exists(cursor, name):
-            return False
-        creation.drop_database(cursor, name)
-    return True
+        cursor.execute("SELECT datname FROM pg_catalog.pg_database WHERE pg_catalog.starts_with(datname, %s)", [name])
+        of_workers = re.compile(rf"{re.escape(name)}(_(model|gw\d+|master|\d+))?")
+        names = sorted(found for (found,) in cursor.fetchall() if of_workers.fullmatch(found))
+        for found in names:
+            creation.drop_database(cursor, found)
+    return bool(names)
 
 
 @contextmanager

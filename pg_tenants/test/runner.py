@@ -53,7 +53,7 @@ class TenantParallelTestSuite(ParallelTestSuite):
     """Django's, whose workers make schemas of their own."""
 
     process_setup = _spawned.prepare
-    process_setup_args = (WAIT,)
+    process_setup_args = (WAIT, False)
 
 
 class TenantDiscoverRunner(DiscoverRunner):
@@ -64,14 +64,22 @@ class TenantDiscoverRunner(DiscoverRunner):
     Args:
         wait: how long to wait for another run that uses the schemas, in seconds.
         keep_failed: copy the rows that a failed test saw to schemas that stay.
+        isolation: ``schema``, or ``database`` to give each worker a database of its own.
         args, kwargs: those of Django's runner.
     """
 
     parallel_test_suite = TenantParallelTestSuite
 
-    def __init__(self, *args: Any, wait: float = WAIT, keep_failed: bool = False, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        wait: float = WAIT,
+        keep_failed: bool = False,
+        isolation: str = "schema",
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
-        self.wait, self.keep_failed = wait, keep_failed
+        self.wait, self.keep_failed, self.isolation = wait, keep_failed, isolation
         self._server: server.TestServer | None = None
 
     @classmethod
@@ -87,6 +95,12 @@ class TenantDiscoverRunner(DiscoverRunner):
         )
 
         parser.add_argument(
+            "--isolation",
+            choices=("schema", "database"),
+            default=os.environ.get("TEST_DB_ISOLATION") or "schema",
+            help="What a worker has of its own: schemas in the one test database, or a database that is a clone.",
+        )
+        parser.add_argument(
             "--keep-failed",
             action="store_true",
             help="Copy the rows that a failed test saw to schemas that stay; test_schemas lists and drops them.",
@@ -96,7 +110,7 @@ class TenantDiscoverRunner(DiscoverRunner):
         """Return Django's suite."""
         suite = super().build_suite(*args, **kwargs)
         if isinstance(suite, TenantParallelTestSuite):
-            suite.process_setup_args = (self.wait,)
+            suite.process_setup_args = (self.wait, self.isolation == "database")
             if self.keep_failed:
                 suite.runner_class = KeepingRemoteRunner
         return suite
@@ -112,7 +126,7 @@ class TenantDiscoverRunner(DiscoverRunner):
         """Find the server, or start the development server; then make the schemas."""
         allow_domains()
         self._server = server.find()
-        install(wait=self.wait)
+        install(wait=self.wait, own_database=self.isolation == "database")
         return super().setup_databases(**kwargs)
 
     def teardown_databases(self, old_config: Any, **kwargs: Any) -> None:

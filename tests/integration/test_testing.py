@@ -567,6 +567,45 @@ def test_never_stale(project: Project) -> None:
     assert oid() != made
 
 
+@pytest.mark.parametrize("how", ["pytest", "manage.py"])
+def test_database_for_each_worker(project: Project, how: str) -> None:
+    """With a database of its own, cloned from one that is kept, a worker has schemas under their real names."""
+    project.write(
+        "test_it.py",
+        HEAD
+        + """
+class TestIt(TenantTestCase):
+    def test_it(self):
+        self.assertEqual(value("SELECT current_schemas(false)"), ["tenant", "public", "billing"])
+        User.objects.create_user("ada")
+
+class TestOther(TenantTransactionTestCase):
+    def test_it(self):
+        self.create_tenant("acme")
+        User.objects.create_user("ada")
+
+    def test_again(self):
+        self.create_tenant("acme")
+        self.assertEqual(User.objects.count(), 0)
+""",
+    )
+    query = "SELECT oid FROM pg_database WHERE datname = current_database() || '_model'"
+    made = []
+    for _ in range(2):
+        if how == "pytest":
+            project.passes("-n", "2", "--tenants-isolation=database", count=3)
+        else:
+            assert "OK" in project.manages("test", "test_it", "--parallel", "2", "--isolation", "database")
+        made.append(project.sql(query))
+    assert made[0] == made[1] != []
+    names = {
+        name
+        for (name,) in project.sql("SELECT datname FROM pg_database WHERE starts_with(datname, current_database())")
+    }
+    assert names == {project.database, f"{project.database}_model"}
+    project.manages("test_schemas", "clean", "--drop-database")
+
+
 def test_create_db(project: Project) -> None:
     """--create-db makes the test database anew, once for all workers."""
     project.write("test_it.py", CLEAN)
