@@ -138,6 +138,8 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
     ) -> None:
         """Drop what tests have left. The database stays, with its templates and the worker's schemas."""
         if suffix is not None:
+            if self._has_own():
+                _own_database.drop(self, f"{self._base}_{suffix}")
             return
         self.connection.close()
         if self.claim is not None:
