@@ -12,6 +12,7 @@ __all__ = [
     "ArchiveInvalid",
     "ConfigurationError",
     "CopyFailed",
+    "DatabaseBusy",
     "ExtensionUnavailable",
     "InvalidSchemaName",
     "JobRefused",
@@ -43,6 +44,10 @@ class PgTenantsError(Exception):
 
 class ConfigurationError(PgTenantsError, ImproperlyConfigured):
     """A setting is missing, unknown or contradicts another one."""
+
+
+class DatabaseBusy(PgTenantsError):
+    """Another test run uses the test database, or the schemas that this one would use."""
 
 
 class InvalidSchemaName(PgTenantsError, ValueError):

@@ -106,6 +106,8 @@ def drop(schema: str, *, using: str = DEFAULT_DB_ALIAS, if_exists: bool = False)
             if if_exists:
                 return False
             raise _missing(name)
+        # PostgreSQL drops no table whose deferred constraints still wait for the end of this transaction.
+        connection.check_constraints()
         cursor.execute(f"DROP SCHEMA {quote(name)} CASCADE")
         roles.drop(cursor, name)
     return True

@@ -11,6 +11,7 @@ from django.db import connections, router
 from pg_tenants.context import active
 from pg_tenants.management.refusals import is_tenant_aware, targets_here
 from pg_tenants.models import tenant_model
+from pg_tenants.test.creation import creation_of
 
 __all__ = ["Command"]
 
@@ -23,9 +24,11 @@ class Command(DjangoCommand):
     def handle(self, **options: Any) -> None:
         """Empty the tables."""
         alias = options["database"]
-        # Django's tests give this option; what they leave is theirs to remove.
+        # Django's test cases give this option. The tenants whose rows they remove leave their schemas.
         if not is_tenant_aware(alias) or "inhibit_post_migrate" in options:
             super().handle(**options)
+            if creation := creation_of(alias):
+                creation.drop_made_by_test()
             return
         names = ", ".join(target.schema for target in targets_here(alias))
         what = f"fixed modules ({names})" if active() is None else f"schema {names!r}"

@@ -1,0 +1,106 @@
+"""The plugin for pytest: with pytest-django, a test worker's own schemas in one test database.
+
+It is on by being installed, and does nothing in a project without ``PG_TENANTS``. Its fixtures are in
+``pg_tenants.test.fixtures``; nothing of Django is imported before pytest-django has set it up.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import pytest
+
+__all__: list[str] = []
+
+MARK = (
+    "tenant(schema_name=None, *, module='', domain=None, **fields): run the test in a fresh tenant, "
+    "which is rolled back behind it."
+)
+_server = pytest.StashKey[Any]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options."""
+    group = parser.getgroup("pg_tenants")
+    group.addoption(
+        "--tenants-wait",
+        type=float,
+        default=float(os.environ.get("TEST_DB_WAIT") or 10),
+        metavar="SECONDS",
+        help="Wait so long for another test run that uses the same schemas.",
+    )
+    group.addoption(
+        "--tenants-isolation",
+        choices=("schema", "database"),
+        default=os.environ.get("TEST_DB_ISOLATION") or "schema",
+        help="What a worker has of its own: schemas in the one test database, or a database that is a clone.",
+    )
+    group.addoption(
+        "--keep-failed",
+        action="store_true",
+        default=False,
+        help="Copy the rows that a failed test saw to schemas that stay; see 'manage.py test_schemas'.",
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the fixtures behind those of pytest-django, which are replaced by some."""
+    config.addinivalue_line("markers", MARK)
+    if _applies(config):
+        from pg_tenants.test import fixtures  # noqa: PLC0415
+
+        config.pluginmanager.register(fixtures, "pg_tenants.test.fixtures")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Find out, in the process that pytest was started as, whether the development server is this run's to stop."""
+    config = session.config
+    fixtures = config.pluginmanager.get_plugin("pg_tenants.test.fixtures")
+    if fixtures is not None and not hasattr(config, "workerinput"):
+        config.stash[_server] = fixtures.find_server(config)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop the development server, if this run has started it."""
+    server = config.stash.get(_server, None)
+    if server is not None:
+        server.stop()
+
+
+def _applies(config: pytest.Config) -> bool:
+    """Return whether the project is one of ours, and tested with pytest-django."""
+    if not config.pluginmanager.hasplugin("django") or "django" not in sys.modules:
+        return False
+    from django.apps import apps  # noqa: PLC0415
+    from django.conf import settings  # noqa: PLC0415
+
+    return bool(settings.configured and apps.ready and getattr(settings, "PG_TENANTS", None) is not None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Any:
+    """Keep the rows of a test that fails, if that is asked for, before anything is rolled back."""
+    fixtures = item.config.pluginmanager.get_plugin("pg_tenants.test.fixtures")
+    if fixtures is None or not item.config.getoption("keep_failed"):
+        return (yield)
+    fixtures.keep_when_reported(item)
+    try:
+        return (yield)
+    except Exception:
+        fixtures.keep_rows(item)
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """Note whether a test has failed, for fixtures that do one thing or another then."""
+    report = yield
+    fixtures = item.config.pluginmanager.get_plugin("pg_tenants.test.fixtures")
+    if fixtures is not None and report.failed:
+        item.stash[fixtures.failed_key] = True
+    return report

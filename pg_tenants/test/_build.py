@@ -1,0 +1,107 @@
+"""The one place where test runs make schemas: by templates, which are kept in the test database.
+
+A template is found by the fingerprint of all that decides how a schema looks, so one that is found is never stale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Sequence
+from typing import Any
+
+from django.conf import settings
+from django.core.management import call_command
+from django.db.models.signals import post_migrate
+
+from pg_tenants import extensions, schemas
+from pg_tenants.context import no_schema
+from pg_tenants.migrations import Options, Target, migrate_target, required_registry
+from pg_tenants.provisioning import template
+from pg_tenants.provisioning.fingerprint import receiver_of
+from pg_tenants.test._lock import turn
+
+__all__ = ["fill", "has_templates", "identity", "make_schemas", "make_templates", "make_tenant_schema"]
+
+
+def make_schemas(connection: Any, targets: Sequence[Target], verbosity: int) -> None:
+    """Make the fixed modules' schemas of a worker where they are missing, and what they need of the database.
+
+    Args:
+        connection: the connection of the test database.
+        targets: the fixed modules' schemas on it.
+        verbosity: as of Django's runner.
+    """
+    alias = connection.alias
+    if not has_templates(connection):
+        with turn(connection, "build"):
+            call_command("migrate", verbosity=max(verbosity - 1, 0), interactive=False, database=alias, run_syncdb=True)
+        return
+    make_templates(connection, targets)
+    for target in targets:
+        if schemas.create(target.schema, using=alias, if_not_exists=True):
+            template.fill(target, using=alias)
+
+
+def make_templates(connection: Any, targets: Sequence[Target]) -> None:
+    """Install the modules' extensions and make their templates, where they are missing, which all workers share."""
+    modules, alias = required_registry(), connection.alias
+    wanted = [name for module in modules if module.database == alias for name in module.extensions]
+    tenants = [Target(module.name, (module,)) for module in modules.tenant if module.database == alias]
+
+    def missing() -> list[Target]:
+        return [target for target in (*targets, *tenants) if template.load(target, using=alias) is None]
+
+    with no_schema():
+        if not extensions.missing(wanted, using=alias) and not missing():
+            return
+        with turn(connection, "build"):
+            connection.prepare_database()
+            extensions.install(wanted, schema=modules.extensions_schema, using=alias)
+            for target in missing():
+                template.build(target, using=alias, once=True)
+
+
+def identity(connection: Any, target: Target) -> str:
+    """Return what tells apart how a schema is made; empty for one that is to be made anew in each run.
+
+    That is the template, and what receivers of ``post_migrate`` write besides: those of an installed package do the
+    same as long as its version does; what others do is not known.
+    """
+    found = template.load(target, using=connection.alias) if has_templates(connection) else None
+    receivers = _receivers()
+    if not isinstance(found, template.Script) or receivers is None:
+        return ""
+    text = "\n".join([*receivers, *found.migrations, found.definitions, found.rows])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _receivers() -> list[str] | None:
+    """Return the packages of the receivers of ``post_migrate`` with their versions, or None if one has no version."""
+    found = set()
+    for entry in post_migrate.receivers:
+        package = str(getattr(receiver_of(entry), "__module__", None) or "").partition(".")[0]
+        try:
+            found.add(f"{package} {importlib.metadata.version(package)}")
+        except (importlib.metadata.PackageNotFoundError, ValueError):
+            return None
+    return sorted(found)
+
+
+def fill(target: Target, *, using: str) -> None:
+    """Fill a schema that has just been made."""
+    if has_templates(schemas.tenant_connection(using)):
+        template.fill(target, using=using)
+    else:
+        migrate_target(target, Options(verbosity=0, interactive=False, run_syncdb=True), using=using)
+
+
+def make_tenant_schema(target: Target, *, using: str) -> None:
+    """Make one schema of a worker, with all tables."""
+    schemas.create(target.schema, using=using)
+    fill(target, using=using)
+
+
+def has_templates(connection: Any) -> bool:
+    """Return whether schemas are made by templates: not without migrations, or for an alias that has one schema."""
+    return connection.is_tenant_aware and isinstance(settings.MIGRATION_MODULES, dict)
