@@ -191,8 +191,7 @@ def test_the_server_is_killed(tmp_path: Path) -> None:
     server = Server(ServerConfig.load(raw, environ={}))
     server.up()
     try:
-        where = server.connection_params()
-        fleet = Fleet(f"postgresql://{where['user']}:{where['password']}@{where['host']}:{where['port']}/postgres")
+        fleet = Fleet(_url(server))
         fleet.make()
         usual = seconds(lambda: fleet.run("migrate_schemas", "-v0"))
         wanted = fleet.state(TENANTS[0])
@@ -204,11 +203,17 @@ def test_the_server_is_killed(tmp_path: Path) -> None:
             os.kill(pid, signal.SIGKILL)
             process.communicate(timeout=120)
             server.up()
+            fleet.url = _url(server)  # The port may be another one.
             fleet.run("migrate_schemas", "-v0")
             fleet.check(wanted)
     finally:
         server.erase()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _url(server: Any) -> str:
+    where = server.connection_params()
+    return f"postgresql://{where['user']}:{where['password']}@{where['host']}:{where['port']}/postgres"
 
 
 def _postmaster(folder: Path) -> int:
