@@ -21,6 +21,7 @@ COMMON = """
 from pg_tenants.conf import database
 import os
 SECRET_KEY = "tests"
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 DATABASES = {"default": database(os.environ["DATABASE_URL"])}
 if os.environ["INSIDE"]:
     DATABASE_ROUTERS = ["pg_tenants.routers.TenantRouter"]
