@@ -15,6 +15,7 @@ from pg_tenants.context import no_schema
 from pg_tenants.exceptions import MigrationFailed, SchemaNotPermitted, TablesInUse
 from pg_tenants.migrations import required_registry
 from pg_tenants.modules import Module
+from pg_tenants.names import OWN_TABLES
 from pg_tenants.provisioning.run import validate_tenant_schema
 
 __all__ = ["MoveReport", "move_in"]
@@ -160,7 +161,7 @@ def _move_record(cursor: Any, source: str, to: str, module: Module) -> int:
 
 def _placed_tables() -> list[str]:
     modules = required_registry()
-    ours = [_RECORD, "pg_tenants_marker"]
+    ours = [_RECORD, *OWN_TABLES]
     return ours + [
         str(model._meta.db_table)
         for model in apps.get_models(include_auto_created=True)

@@ -90,7 +90,7 @@ def test_the_quick_start(page: list[Block]) -> None:
                 elif block.file or block.language == "console":
                     reader.follow([block])
             reader.run(Command("python manage.py makemigrations notes", "..."))
-            reader.run(Command("python manage.py migrate_schemas", "...\n  acme: Applied notes.0001_initial\n..."))
+            reader.run(Command("python manage.py migrate_schemas", "...\n  acme: Applied notes.0001_initial ...\n..."))
             reader.run(Command("python manage.py list_tenants", "acme  active        acme.localhost"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import secrets
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +20,11 @@ from django.utils import timezone
 from example_project.notes.models import Note, Tag
 from pg_tenants import current_schema, current_tenant, schemas, tenant_context
 from pg_tenants.catalog import differences
+from pg_tenants.exceptions import MigrationFailed
 from pg_tenants.migrations import Options, _tracks, apply
 from pg_tenants.migrations._executor import ModuleLoader
 from pg_tenants.names import MARKER_TABLE
+from pg_tenants.provisioning import fingerprint
 from tests.conftest import make_tenant
 
 FLEET = ["acme", "globex", "hooli", "initech"]
@@ -56,6 +59,8 @@ def add(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     def add(*operations: Any, name: str = "", after: str = "", **attributes: Any) -> str:
         number = len(extra) + 2
         name = name or f"{number:04}_more"
+        # Templates are kept by what is in files, where this migration is not.
+        monkeypatch.setattr(fingerprint, "_FORM", secrets.token_hex())
         after = after or (list(extra)[-1][1] if extra else "0001_initial")
         attributes.setdefault("dependencies", [("notes", after)])
         extra["notes", name] = type(
@@ -543,11 +548,11 @@ def test_backwards(fleet: Any, add: Any, replays: Any) -> None:
 
 
 def test_a_way_back_that_does_not_exist(fleet: Any, add: Any) -> None:
-    """It is an error of each schema, and nothing is changed."""
+    """It is refused before anything is changed."""
     add(migrations.RunSQL("CREATE TABLE stays (id int)"))
     run()
-    report = apply(Options(verbosity=0, app_label="notes", migration_name="0001"))
-    assert [type(result.error).__name__ for result in report.failed] == ["IrreversibleError"] * 4
+    with pytest.raises(MigrationFailed, match="is irreversible"):
+        apply(Options(verbosity=0, app_label="notes", migration_name="0001"))
     assert query("acme", "SELECT to_regclass('stays') IS NOT NULL") == [(True,)]
 
 

@@ -190,6 +190,7 @@ def test_pools(make_alias: Any) -> None:
     alias = make_alias("pooled", tenants={}, pool={"min_size": 1, "max_size": 3})
     with alias.cursor() as cursor:
         cursor.execute("SELECT 1")
+        alias.pool.wait()
         stats = monitoring.pool_stats("pooled")
     assert stats is not None
     assert (stats["max_size"], stats["in_use"]) == (3, 1)

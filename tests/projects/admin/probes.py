@@ -98,7 +98,7 @@ def messages(answer: Any) -> str:
 @contextmanager
 def failing() -> Iterator[None]:
     """Let migrating fail."""
-    with mock.patch("pg_tenants.provisioning.run.migrate_target", side_effect=RuntimeError("no space left")):
+    with mock.patch("pg_tenants.provisioning.ready.make", side_effect=RuntimeError("no space left")):
         yield
 
 
