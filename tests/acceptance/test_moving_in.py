@@ -146,8 +146,13 @@ def test_a_project_without_tenants(database: Any) -> None:
                 "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
             )
             assert {name for (name,) in left} == {
-                "customers_tenant", "customers_domain", "django_migrations", "pg_tenants_marker", "pg_tenants_templates", "notes_of_our_own",
-            }  # fmt: skip
+                "customers_domain",
+                "customers_tenant",
+                "django_migrations",
+                "notes_of_our_own",
+                "pg_tenants_marker",
+                "pg_tenants_templates",
+            }
             recorded = raw.execute("SELECT DISTINCT app FROM public.django_migrations").fetchall()
             assert recorded == [("customers",)]
         project.run("manage.py", "create_tenant", "globex", "--set", "name=Globex")
