@@ -128,6 +128,17 @@ def no_templates(open_db: None, raw: Any) -> Iterator[None]:
 
 
 @pytest.fixture
+def kept_admin() -> Iterator[None]:
+    """Take back what apps that a test installs for a while register in the admin."""
+    from django.contrib import admin
+
+    before = dict(admin.site._registry)
+    yield
+    admin.site._registry.clear()
+    admin.site._registry.update(before)
+
+
+@pytest.fixture
 def acme(open_db: None) -> Any:
     """Return a tenant with one note, outside any transaction."""
     return _with_note("acme")

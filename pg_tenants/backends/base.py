@@ -63,6 +63,8 @@ class TenantDatabaseWrapperMixin(_Base):
         self.slow_after: float | None = None
         self.bound_to: str | None = None
         self.schema_watchers: list[SchemaWatcher] = []
+        self.waits_for_nobody = False
+        """Whether a schema is made that nobody else can see yet, so that indexes need not be made concurrently."""
         self.remakes_indexes = False
         """Whether an index of the name of one that is made concurrently is what a killed session has left."""
         self.database_oid: int | None = None

@@ -78,8 +78,8 @@ class TenantSchemaEditorMixin(_Base):
         target = active()
         if target is not None and target.tenant is not None and _DROP_EXTENSION.match(text):
             return
-        if connection.in_atomic_block and (match := _CONCURRENTLY.match(text)):
-            # PostgreSQL would refuse it; whoever makes a schema in a transaction has nobody to wait for.
+        if connection.waits_for_nobody and (match := _CONCURRENTLY.match(text)):
+            # PostgreSQL would refuse it in the transaction that makes the schema.
             sql = text = match[1] + text[match.end() :]
         with ExitStack() as stack:
             for watcher in connection.schema_watchers:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from django.contrib.postgres.operations import AddIndexConcurrently, RemoveIndexConcurrently
 from django.db import transaction
@@ -21,7 +21,9 @@ from django.db.migrations.migration import Migration
 from django.db.migrations.operations import AddIndex, RemoveIndex
 from django.db.migrations.state import ProjectState
 
+from pg_tenants.backends.base import TenantDatabaseWrapperMixin
 from pg_tenants.exceptions import MigrationFailed
+from pg_tenants.migrations._locks import nobody_waits
 from pg_tenants.migrations._record import ModuleRecorder
 from pg_tenants.migrations._sqlfiles import Key
 from pg_tenants.migrations._sqlhistory import checksums, record_alone
@@ -274,7 +276,10 @@ class ModuleExecutor(MigrationExecutor):
 
     @contextmanager
     def _transaction(self, migration: Migration) -> Iterator[None]:
-        with transaction.atomic(using=self.connection.alias) if migration.atomic else nullcontext():
+        with (
+            nobody_waits(cast(TenantDatabaseWrapperMixin, self.connection)),
+            transaction.atomic(using=self.connection.alias) if migration.atomic else nullcontext(),
+        ):
             yield
         # Inside a larger transaction, what is deferred fires before the next migration, as it would at the commit of
         # this one: PostgreSQL alters no table that has pending trigger events.

@@ -75,6 +75,17 @@ class Turns:
 
 
 @contextmanager
+def nobody_waits(connection: TenantDatabaseWrapperMixin) -> Iterator[None]:
+    """Have indexes made at once, where the caller has a transaction open, in which they cannot be concurrently."""
+    before = connection.waits_for_nobody
+    connection.waits_for_nobody = before or connection.in_atomic_block
+    try:
+        yield
+    finally:
+        connection.waits_for_nobody = before
+
+
+@contextmanager
 def migration_limits(connection: TenantDatabaseWrapperMixin) -> Iterator[None]:
     """Have the statements of a connection keep the timeouts for migrating, in place of the alias's own."""
     connection.ensure_connection()

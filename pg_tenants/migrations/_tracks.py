@@ -24,7 +24,7 @@ from pg_tenants.context import ActiveContext
 from pg_tenants.migrations._events import Event
 from pg_tenants.migrations._executor import Key, ModuleExecutor
 from pg_tenants.migrations._history import MARKS, TABLE, History
-from pg_tenants.migrations._locks import Turns, is_worth_retrying, limits, migration_limits, take_turn
+from pg_tenants.migrations._locks import Turns, is_worth_retrying, limits, migration_limits, nobody_waits, take_turn
 from pg_tenants.migrations._record import SEPARATOR, ModuleRecorder, Recording, is_foreign, obstacle_of, record
 from pg_tenants.migrations._signals import Signals
 from pg_tenants.migrations._states import Plan, PlanStates
@@ -268,7 +268,7 @@ class Track:
     def _run(self, stage: _Stage, worker: Worker, target: Target, *, learning: bool) -> None:
         """Run a migration as Django's executor does, and record what it sends if that may be of use."""
         connection = worker.connection
-        with nullcontext() if connection.in_atomic_block else migration_limits(connection):
+        with nobody_waits(connection) if connection.in_atomic_block else migration_limits(connection):
             self._run_within(stage, connection, learning)
 
     def _run_within(self, stage: _Stage, connection: TenantDatabaseWrapperMixin, learning: bool) -> None:

@@ -22,7 +22,7 @@ from pg_tenants.server.runtime import Ended, Running, Runtime
 __all__ = ["Local"]
 
 # After kill -9 the last run's processes need a moment to notice, and PostgreSQL will not start before they end.
-_STILL_ENDING = ("pre-existing shared memory block", "is still in use", 'lock file "postmaster.pid" already exists')
+_STILL_ENDING = ("pre-existing shared memory block", "is still in use", "lock file")
 
 
 class Local(Runtime):

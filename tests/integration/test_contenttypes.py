@@ -155,7 +155,7 @@ def test_the_memory_is_bounded() -> None:
         assert "default" not in cache
 
 
-def test_sites(acme: Any, globex: Any) -> None:
+def test_sites(kept_admin: None, acme: Any, globex: Any) -> None:
     """The site of a tenant is the one in its own table, by id and by host, before and after a change."""
     from django.conf import settings
 

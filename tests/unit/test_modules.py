@@ -52,7 +52,7 @@ def test_an_app_is_given_as_in_installed_apps_or_by_its_label(entry: str) -> Non
     assert found.modules["tenant"].apps == (entry.replace(".apps.NotesConfig", "").rpartition(".")[2],)
 
 
-def test_the_registry_follows_settings_and_apps() -> None:
+def test_the_registry_follows_settings_and_apps(kept_admin: None) -> None:
     """Overriding one of them builds another."""
     before = registry()
     with override_settings(PG_TENANTS={**BASE, "MODULES": {"tenant": {"apps": ["sites"]}}}):

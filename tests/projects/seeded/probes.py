@@ -211,7 +211,7 @@ def stale_when_code_changes() -> None:
     try:
         assert template.load(target("goods")) is None
         out = io.StringIO()
-        call_command("migrate_schemas", stdout=out, stderr=out)
+        call_command("migrate_schemas", verbosity=2, stdout=out, stderr=out)
         assert "Making the template of the module 'goods'." in out.getvalue()
         assert isinstance(template.load(target("goods")), template.Script)
     finally:
