@@ -6,12 +6,32 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from pg_tenants import conf
 from pg_tenants.models import tenant_model
 
-__all__ = ["find_tenant", "parse_fields", "progress_of"]
+__all__ = ["add_fields", "add_new_tenant", "find_tenant", "parse_fields", "progress_of"]
+
+
+def add_new_tenant(parser: CommandParser) -> None:
+    """Add the arguments that say what a new tenant is."""
+    parser.add_argument("schema_name", help="The schema, which is also the tenant's name in commands.")
+    parser.add_argument("--domain", help="The host that leads to the tenant, such as acme.example.com.")
+    parser.add_argument("--module", default="", help="The tenant module, where the project has several.")
+    add_fields(parser)
+
+
+def add_fields(parser: CommandParser, more: str = "") -> None:
+    """Add ``--set FIELD=VALUE``, which ``parse_fields`` reads."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        dest="fields",
+        help=f"A field of the tenant model, such as --set name=Acme; repeatable.{more}",
+    )
 
 
 def find_tenant(schema_name: str) -> Any:

@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import router, transaction
 
 from pg_tenants.exceptions import PgTenantsError
-from pg_tenants.management.tenants import parse_fields
+from pg_tenants.management.tenants import add_new_tenant, parse_fields
 from pg_tenants.models import domain_model, normalize_domain, tenant_model
 from pg_tenants.provisioning.move_in import move_in
 
@@ -23,17 +23,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the options of create_tenant, but --adopt, and ours."""
-        parser.add_argument("schema_name", help="The schema, which is also the tenant's name in commands.")
-        parser.add_argument("--domain", help="The host that leads to the tenant, such as acme.example.com.")
-        parser.add_argument("--module", default="", help="The tenant module, where the project has several.")
-        parser.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="FIELD=VALUE",
-            dest="fields",
-            help="A field of the tenant model, such as --set name=Acme; repeatable.",
-        )
+        add_new_tenant(parser)
         parser.add_argument("--dry-run", action="store_true", help="Do all of it, take it back, and show what it was.")
         parser.add_argument("--json", action="store_true", help="Print the result as JSON.")
 

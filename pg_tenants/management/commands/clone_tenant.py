@@ -9,7 +9,7 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import IntegrityError
 
-from pg_tenants.management.tenants import find_tenant, parse_fields, progress_of
+from pg_tenants.management.tenants import add_fields, find_tenant, parse_fields, progress_of
 
 
 class Command(BaseCommand):
@@ -25,14 +25,7 @@ class Command(BaseCommand):
             "--data", action="store_true", help="Copy the rows; without it, the tables have what migrations write."
         )
         parser.add_argument("--domain", help="The host that leads to the new tenant, such as acme.example.com.")
-        parser.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="FIELD=VALUE",
-            dest="fields",
-            help="A field of the new row, such as --set name=Acme; repeatable. The others are the source's.",
-        )
+        add_fields(parser, more=" The others are the source's.")
         parser.add_argument("--json", action="store_true", help="Print the result as JSON.")
 
     def handle(self, *args: Any, **options: Any) -> None:
