@@ -85,3 +85,11 @@ def test_pgserver_actions() -> None:
 def test_exceptions() -> None:
     """Each exception has a row, and no row is of one that is gone."""
     assert rows(page("exceptions")) == {*exceptions.__all__, *server_exceptions.__all__}
+
+
+def test_features_have_their_tests() -> None:
+    """Each row of the list of what was asked for names a test that is there."""
+    named = re.findall(r"`(tests/[^:`]+)::(\w+)`", page("seed-features"))
+    assert len(named) > 40
+    for file, name in named:
+        assert re.search(rf"^(async )?def {name}\b", (ROOT / file).read_text(), re.MULTILINE), f"{file}::{name}"
