@@ -22,6 +22,7 @@ from psycopg import sql
 
 from pg_tenants.backends.prefix import advisory_key, quote
 from pg_tenants.context import no_schema
+from pg_tenants.dumptext import without_stamps
 from pg_tenants.exceptions import CopyFailed
 from pg_tenants.names import MARKER_TABLE
 from pg_tenants.provisioning import _programs
@@ -236,7 +237,7 @@ def _own(script: bytes) -> Iterator[bytes]:
             and words[:2] != [b"create", b"schema"]
             and not (_is_grant(words) and _TENANTS_GRANT.search(statement))
         ):
-            yield statement
+            yield without_stamps(statement)
 
 
 def _is_grant(words: list[bytes]) -> bool:

@@ -18,6 +18,7 @@ from typing import IO
 
 from psycopg import sql
 
+from pg_tenants.dumptext import without_stamps
 from pg_tenants.server.config import ServerConfig
 from pg_tenants.server.engines import major, programs_for
 from pg_tenants.server.exceptions import DataFolderError, ServerStartFailed
@@ -146,12 +147,17 @@ def _transfer(old: Local, new: Local) -> None:
 
 
 def _copy(source: IO[bytes], target: IO[bytes], left_out: tuple[bytes, ...]) -> None:
+    in_roles, in_rows = True, False
     for line in source:
-        if line not in left_out:
+        if in_rows:
+            in_rows = line != b"\\.\n"
             target.write(line)
-        if line.startswith(b"\\connect "):
-            break  # The roles come before the databases.
-    shutil.copyfileobj(source, target, 1 << 20)
+            continue
+        # The roles come before the databases.
+        in_roles = in_roles and not line.startswith(b"\\connect ")
+        if not (in_roles and line in left_out):
+            target.write(without_stamps(line))
+        in_rows = line.startswith(b"COPY ") and line.endswith(b" FROM stdin;\n")
 
 
 def _params(server: Local) -> dict[str, str | int]:

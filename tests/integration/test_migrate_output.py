@@ -180,7 +180,7 @@ def test_ctrl_c(
     notes_migrations.add("0003_slow", f'migrations.RunSQL("{statement}", "")')
     process = command_line(server_params, *options, **environ)
     deadline = time.monotonic() + 60
-    sleeping = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(CASE%' AND pid <> pg_backend_pid()"
+    sleeping = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
     while raw.execute(sleeping).fetchone() == (0,):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
