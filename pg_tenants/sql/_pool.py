@@ -28,6 +28,7 @@ class _Connection(AsyncConnection[Any]):
 
     source: TenantDatabaseWrapperMixin
     made: weakref.WeakSet[Any]
+    is_closing = False
     tenant_path: Any = None
 
     @classmethod
@@ -36,6 +37,8 @@ class _Connection(AsyncConnection[Any]):
         if callable(password):
             kwargs["password"] = password_of(password, cls.source.alias)
         connection = await super().connect(conninfo, **kwargs)
+        if cls.is_closing:
+            await connection.close()
         cls.made.add(connection)
         return connection
 
@@ -76,9 +79,9 @@ class AsyncPool:
         for name in ("isolation_level", "assume_role", "server_side_binding"):
             params.pop(name, None)
         self._made: weakref.WeakSet[Any] = weakref.WeakSet()
-        cls = type("_PoolConnection", (_Connection,), {"source": source, "made": self._made})
+        self._class: Any = type("_PoolConnection", (_Connection,), {"source": source, "made": self._made})
         self.pool: Any = AsyncConnectionPool(
-            connection_class=cls,
+            connection_class=self._class,
             kwargs={**params, "autocommit": True, "cursor_factory": tenant_class(AsyncClientCursor, source)},
             configure=self._configure,
             open=False,
@@ -102,6 +105,7 @@ class AsyncPool:
     async def close(self) -> None:
         """Close the pool and its connections."""
         # Where the loop ends, the pool's own tasks have been cancelled, and it stops before its connections are closed.
+        self._class.is_closing = True
         with suppress(asyncio.CancelledError):
             await self.pool.close()
         for connection in list(self._made):

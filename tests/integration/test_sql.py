@@ -310,7 +310,9 @@ def test_pools_end_with_their_loops(acme: Any, raw: Any) -> None:
 
     async def main() -> Any:
         await asyncio.gather(*(sql.afetch_value("SELECT 1") for _ in range(5)))
-        assert (await sql.apool_stats())["pool_size"] >= 1
+        # Psycopg 3.2.1 loses a connection whose making is cancelled, until the process ends.
+        while (stats := await sql.apool_stats())["pool_available"] < stats["pool_size"]:
+            await asyncio.sleep(0.01)
         assert await sql.apool() is await sql.apool()
         return await sql.apool()
 
