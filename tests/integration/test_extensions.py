@@ -103,7 +103,7 @@ def test_an_extension_that_the_server_has_not(open_db: None, raw: Any) -> None:
 )
 def test_where_an_extension_is_to_be_had(open_db: None, raw: Any, name: str, package: str, image: str) -> None:
     """The error and the check name the package and the image, and say so before they speak of preloading."""
-    if raw.execute("SELECT FROM pg_available_extensions WHERE name = %s", [name]).fetchone():
+    if raw.execute("SELECT FROM pg_available_extensions WHERE name = %s", [name]).fetchone() is not None:
         pytest.skip(f"{name} is installed here")
     major = raw.info.server_version // 10000
     with pytest.raises(ExtensionUnavailable) as caught:
