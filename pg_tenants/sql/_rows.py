@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from django.db import models
-from psycopg import sql as composed
 
 from pg_tenants import instances, sqltemplates
 from pg_tenants.exceptions import RowMismatch, UnsafeStatement
-from pg_tenants.sqltext import split, tokens
+from pg_tenants.sqltext import quote, split, tokens
 
 __all__ = [
     "Params",
@@ -174,14 +173,9 @@ def copy_statement(table: Any, columns: Sequence[str], connection: Any) -> str:
     """Return ``COPY … FROM STDIN`` for a table, by its name or its model."""
     if isinstance(table, type) and issubclass(table, models.Model):
         table = str(table._meta.db_table)
-    name = table if "{{" in table else "{{tables.%s}}" % (table if table.isidentifier() else composed_name(table))
-    listed = ", ".join(composed_name(column) for column in columns)
+    name = table if "{{" in table else "{{tables.%s}}" % (table if table.isidentifier() else quote(table))
+    listed = ", ".join(quote(column) for column in columns)
     return f"COPY {rendered(name, connection)} ({listed}) FROM STDIN"
-
-
-def composed_name(name: str) -> str:
-    """Return an identifier as SQL text."""
-    return composed.Identifier(name).as_string(None)
 
 
 def records_as_rows(first: Any, columns: Sequence[str] | None) -> tuple[list[str], bool]:
