@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from types import MappingProxyType
-from typing import Any, TypeVar
+from types import MappingProxyType, TracebackType
+from typing import Any, TypeVar, cast
 
 from django.db import DEFAULT_DB_ALIAS
 from psycopg import OperationalError
@@ -14,9 +14,11 @@ from psycopg import OperationalError
 from pg_tenants.exceptions import UnsafeStatement
 from pg_tenants.sql._pool import AsyncPool, pool_of
 from pg_tenants.sql._rows import (
+    Columns,
     Params,
     as_dicts,
     as_models,
+    columns_of,
     copy_statement,
     id_of,
     records_as_rows,
@@ -62,7 +64,7 @@ async def atransaction(using: str = DEFAULT_DB_ALIAS) -> AsyncIterator[None]:
     Args:
         using: the database alias.
     """
-    async with _connection(using) as (pool, connection):
+    async with _Connection(using) as (pool, connection):
         transaction = _Transaction(pool, connection)
         token = _open.set(MappingProxyType({**_open.get(), using: transaction}))
         try:
@@ -76,28 +78,28 @@ async def atransaction(using: str = DEFAULT_DB_ALIAS) -> AsyncIterator[None]:
 
 async def aexecute(sql: str, params: Params = None, *, using: str = DEFAULT_DB_ALIAS) -> int:
     """Run a statement, as ``execute`` does."""
-    async with _cursor(using) as (pool, cursor):
+    async with _Cursor(using) as (pool, cursor):
         await cursor.execute(rendered(sql, pool.source), params)
         return int(cursor.rowcount)
 
 
 async def aexecutemany(sql: str, params: Iterable[Params], *, using: str = DEFAULT_DB_ALIAS) -> int:
     """Run a statement for each set of values, as ``executemany`` does."""
-    async with _cursor(using) as (pool, cursor):
+    async with _Cursor(using) as (pool, cursor):
         await cursor.executemany(rendered(sql, pool.source), params)
         return int(cursor.rowcount)
 
 
 async def afetch_all(sql: str, params: Params = None, *, using: str = DEFAULT_DB_ALIAS) -> list[dict[str, Any]]:
     """Return all rows, as ``fetch_all`` does."""
-    _, description, rows = await _run(sql, params, using)
-    return as_dicts(description, rows)
+    _, columns, rows = await _run(sql, params, using)
+    return as_dicts(columns, rows)
 
 
 async def afetch_one(sql: str, params: Params = None, *, using: str = DEFAULT_DB_ALIAS) -> dict[str, Any] | None:
     """Return the first row, as ``fetch_one`` does."""
-    _, description, rows = await _run(sql, params, using, most=1)
-    return next(iter(as_dicts(description, rows)), None)
+    _, columns, rows = await _run(sql, params, using, most=1)
+    return next(iter(as_dicts(columns, rows)), None)
 
 
 async def afetch_value(sql: str, params: Params = None, *, using: str = DEFAULT_DB_ALIAS) -> Any:
@@ -118,16 +120,16 @@ async def afetch_all_as_model(
     model: type[T], sql: str, params: Params = None, *, using: str = DEFAULT_DB_ALIAS
 ) -> list[T]:
     """Return all rows as instances of a model, as ``fetch_all_as_model`` does."""
-    pool, description, rows = await _run(sql, params, using)
-    return as_models(model, description, rows, pool.source)
+    pool, columns, rows = await _run(sql, params, using)
+    return as_models(model, columns, rows, pool.source)
 
 
 async def afetch_as_model(
     model: type[T], sql: str, params: Params = None, *, using: str = DEFAULT_DB_ALIAS
 ) -> T | None:
     """Return the first row as an instance of a model, as ``fetch_as_model`` does."""
-    pool, description, rows = await _run(sql, params, using, most=1)
-    return next(iter(as_models(model, description, rows, pool.source)), None)
+    pool, columns, rows = await _run(sql, params, using, most=1)
+    return next(iter(as_models(model, columns, rows, pool.source)), None)
 
 
 async def acopy_records(
@@ -144,7 +146,7 @@ async def acopy_records(
     except StopAsyncIteration:
         return 0
     names, mapped = records_as_rows(first, columns)
-    async with _cursor(using) as (pool, cursor), cursor.copy(copy_statement(table, names, pool.source)) as copy:
+    async with _Cursor(using) as (pool, cursor), cursor.copy(copy_statement(table, names, pool.source)) as copy:
         await copy.write_row(row_of(first, names, mapped, 1))
         count = 1
         async for record in source:
@@ -158,42 +160,60 @@ async def _asynchronous(records: Iterable[Any]) -> AsyncIterator[Any]:
         yield record
 
 
-async def _run(sql: str, params: Params, using: str, most: int | None = None) -> tuple[AsyncPool, Any, list[Any]]:
-    async with _cursor(using) as (pool, cursor):
+async def _run(sql: str, params: Params, using: str, most: int | None = None) -> tuple[AsyncPool, Columns, list[Any]]:
+    async with _Cursor(using) as (pool, cursor):
         await cursor.execute(rendered(sql, pool.source), params)
-        if cursor.description is None:
-            return pool, None, []
-        rows = await cursor.fetchall() if most is None else await cursor.fetchmany(most)
-        return pool, cursor.description, rows
+        columns = columns_of(cursor)
+        if not columns:
+            return pool, columns, []
+        return pool, columns, await (cursor.fetchall() if most is None else cursor.fetchmany(most))
 
 
-@asynccontextmanager
-async def _cursor(using: str) -> AsyncIterator[tuple[AsyncPool, Any]]:
-    async with _connection(using) as (pool, connection):
-        with pool.source.wrap_database_errors:
-            async with connection.cursor() as cursor:
-                yield pool, cursor
+class _Connection:
+    """Gives the connection of the open transaction, or one from the pool. (A generator would take twice as long.)"""
+
+    def __init__(self, using: str):
+        self.using, self.pool, self.lent = using, cast(AsyncPool, None), None
+
+    async def __aenter__(self) -> tuple[AsyncPool, Any]:
+        transaction = _open.get().get(self.using)
+        if transaction is not None:
+            if transaction.ended:
+                raise UnsafeStatement(
+                    f"The transaction on {self.using!r} that this task was started in has ended. Await the task inside "
+                    "atransaction(), or start it outside."
+                )
+            self.pool = transaction.pool
+            return transaction.pool, transaction.connection
+        self.pool = await pool_of(self.using)
+        with self.pool.source.wrap_database_errors:
+            try:
+                self.lent = await self.pool.pool.getconn()
+            except OperationalError as exc:
+                raise type(exc)(f"{exc}\n{self.pool.hint(exc)}").with_traceback(exc.__traceback__) from exc.__cause__
+        return self.pool, self.lent
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.lent is not None:
+            await self.pool.pool.putconn(self.lent)
 
 
-@asynccontextmanager
-async def _connection(using: str) -> AsyncIterator[tuple[AsyncPool, Any]]:
-    """Give the connection of the open transaction, or one from the pool."""
-    transaction = _open.get().get(using)
-    if transaction is not None:
-        if transaction.ended:
-            raise UnsafeStatement(
-                f"The transaction on {using!r} that this task was started in has ended. Await the task inside "
-                "atransaction(), or start it outside."
-            )
-        yield transaction.pool, transaction.connection
-        return
-    pool = await pool_of(using)
-    with pool.source.wrap_database_errors:
+class _Cursor(_Connection):
+    """Gives a cursor on such a connection; its errors are Django's."""
+
+    async def __aenter__(self) -> tuple[AsyncPool, Any]:
+        pool, connection = await super().__aenter__()
+        self.cursor = connection.cursor()
+        return pool, self.cursor
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
-            connection = await pool.pool.getconn()
-        except OperationalError as exc:
-            raise type(exc)(f"{exc}\n{pool.hint(exc)}").with_traceback(exc.__traceback__) from exc.__cause__
-    try:
-        yield pool, connection
-    finally:
-        await pool.pool.putconn(connection)
+            await self.cursor.close()
+        finally:
+            await super().__aexit__(kind, exc, trace)
+        if exc is not None:
+            self.pool.source.wrap_database_errors.__exit__(kind, exc, trace)

@@ -9,9 +9,11 @@ from typing import Any, TypeVar, cast
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from pg_tenants.sql._rows import (
+    Columns,
     Params,
     as_dicts,
     as_models,
+    columns_of,
     copy_statement,
     id_of,
     records_as_rows,
@@ -79,14 +81,14 @@ def executemany(sql: str, params: Iterable[Params], *, using: str = DEFAULT_DB_A
 
 def fetch_all(sql: str, params: Params = None, *, using: str = DEFAULT_DB_ALIAS) -> list[dict[str, Any]]:
     """Return all rows, each as a dictionary by column; JSON is decoded."""
-    description, rows = _run(sql, params, using)
-    return as_dicts(description, rows)
+    columns, rows = _run(sql, params, using)
+    return as_dicts(columns, rows)
 
 
 def fetch_one(sql: str, params: Params = None, *, using: str = DEFAULT_DB_ALIAS) -> dict[str, Any] | None:
     """Return the first row as a dictionary by column; None without one."""
-    description, rows = _run(sql, params, using, most=1)
-    return next(iter(as_dicts(description, rows)), None)
+    columns, rows = _run(sql, params, using, most=1)
+    return next(iter(as_dicts(columns, rows)), None)
 
 
 def fetch_value(sql: str, params: Params = None, *, using: str = DEFAULT_DB_ALIAS) -> Any:
@@ -117,14 +119,14 @@ def fetch_all_as_model(model: type[T], sql: str, params: Params = None, *, using
         RowMismatch: the columns are not what the class takes.
         TypeError: the class is none of the three.
     """
-    description, rows = _run(sql, params, using)
-    return as_models(model, description, rows, connections[using])
+    columns, rows = _run(sql, params, using)
+    return as_models(model, columns, rows, connections[using])
 
 
 def fetch_as_model(model: type[T], sql: str, params: Params = None, *, using: str = DEFAULT_DB_ALIAS) -> T | None:
     """Return the first row as an instance of a model, as ``fetch_all_as_model`` does; None without one."""
-    description, rows = _run(sql, params, using, most=1)
-    return next(iter(as_models(model, description, rows, connections[using])), None)
+    columns, rows = _run(sql, params, using, most=1)
+    return next(iter(as_models(model, columns, rows, connections[using])), None)
 
 
 def copy_records(
@@ -160,11 +162,11 @@ def copy_records(
     return count
 
 
-def _run(sql: str, params: Params, using: str, most: int | None = None) -> tuple[Any, list[Any]]:
+def _run(sql: str, params: Params, using: str, most: int | None = None) -> tuple[Columns, list[Any]]:
     connection = connections[using]
     with connection.cursor() as cursor:
         cursor.execute(rendered(sql, connection), params)
-        description = cursor.description
-        if description is None:
-            return None, []
-        return description, cursor.fetchall() if most is None else cursor.fetchmany(most)
+        columns = columns_of(cursor)
+        if not columns:
+            return columns, []
+        return columns, cursor.fetchall() if most is None else cursor.fetchmany(most)

@@ -17,15 +17,15 @@ from django.conf import settings
 NAMES = ("acme", "globex")
 
 
-def configure(system: str, params: dict[str, str]) -> None:
-    """Set Django up for a system."""
+def configure(system: str, params: dict[str, Any], **more: Any) -> None:
+    """Set Django up for a system; what is given more goes into OPTIONS."""
     engine = {
         "django": "django.db.backends.postgresql",
         "pg_tenants": "pg_tenants.backends.postgresql",
         "django-tenants": "django_tenants.postgresql_backend",
         "django-pgschemas": "django_pgschemas.postgresql",
     }[system.removesuffix(" limited")]
-    options = {"sslmode": "disable", "gssencmode": "disable"}
+    options: dict[str, Any] = {"sslmode": "disable", "gssencmode": "disable", **more}
     if system == "django":
         options["options"] = "-c search_path=acme,public"
     apps = ["django.contrib.contenttypes", "tests.benchmarks.rows"]
@@ -42,7 +42,7 @@ def configure(system: str, params: dict[str, str]) -> None:
         }
     limited = system.endswith("limited")
     settings.configure(
-        DATABASES={"default": {"ENGINE": engine, "CONN_MAX_AGE": None, "OPTIONS": options, **params}},
+        DATABASES={"default": {"ENGINE": engine, "CONN_MAX_AGE": 0 if more else None, "OPTIONS": options, **params}},
         INSTALLED_APPS=apps,
         USE_TZ=True,
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
