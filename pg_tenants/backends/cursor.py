@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-__all__ = ["BACKEND_PID", "TenantCursorMixin", "attach", "tenant_class"]
+__all__ = ["BACKEND_PID", "KEEPS_PATH", "UNKNOWN_PATH", "TenantCursorMixin", "attach", "tenant_class"]
 
 COMMAND_OK, FATAL_ERROR = pq.ExecStatus.COMMAND_OK, pq.ExecStatus.FATAL_ERROR
 IDLE, INERROR = pq.TransactionStatus.IDLE, pq.TransactionStatus.INERROR
@@ -53,8 +53,9 @@ SEMICOLON = ord(";")
 
 _FORGETS = re.compile(rb"(?:DROP|ALTER|ROLLBACK|DISCARD ALL|DEALLOCATE ALL)\b")
 _MAY_COMMIT = re.compile(rb"(?:\s|--[^\n\r]*|/\*.*?\*/)*(?:CALL|DO)\b", re.IGNORECASE | re.DOTALL)
-_KEEPS_PATH = re.compile(rb"\s*(?:SAVEPOINT|RELEASE)\b", re.IGNORECASE)
-_UNKNOWN = object()
+KEEPS_PATH = re.compile(rb"\s*(?:SAVEPOINT|RELEASE)\b", re.IGNORECASE)
+"""What is sent bare and leaves the path of the transaction as it was."""
+UNKNOWN_PATH = object()
 """The path of a transaction after its savepoint was rolled back to: it is that of the savepoint."""
 
 # Template strings came with psycopg 3.3; isinstance() of an empty tuple is False.
@@ -121,8 +122,8 @@ class TenantCursorMixin(_Base):
         if status == INERROR or SEMICOLON in query or not query.startswith(PLAIN):
             sending = classify(query, status == INERROR)
             if sending is Sending.BARE:
-                if not _KEEPS_PATH.match(query):
-                    conn.tenant_path = _UNKNOWN
+                if not KEEPS_PATH.match(query):
+                    conn.tenant_path = UNKNOWN_PATH
                 return None
             checked = sending is Sending.CHECKED
         before = conn.tenant_path
@@ -132,7 +133,7 @@ class TenantCursorMixin(_Base):
             if before is not None:
                 prefix = moving(prefix)
             # A transaction has them from its first statement on; going back to a savepoint may have lost them.
-            if source.limits and (before is None or before is _UNKNOWN):
+            if source.limits and (before is None or before is UNKNOWN_PATH):
                 prefix = with_settings(prefix, source.limits)
         if source.readonly_by_default or chosen.get() is not None:
             prefix = source.guarded(prefix)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from types import MappingProxyType, TracebackType
 from typing import Any, TypeVar, cast
@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 from django.db import DEFAULT_DB_ALIAS
 from psycopg import OperationalError
 
+from pg_tenants.access import savepoints
 from pg_tenants.exceptions import UnsafeStatement
 from pg_tenants.sql._pool import AsyncPool, pool_of
 from pg_tenants.sql._rows import (
@@ -50,6 +51,20 @@ class _Transaction:
     def __init__(self, pool: AsyncPool, connection: Any):
         self.pool, self.connection, self.ended = pool, connection, False
 
+    def check(self) -> None:
+        """Refuse a task that has outlived the transaction."""
+        if self.ended:
+            raise UnsafeStatement(
+                f"The transaction on {self.pool.source.alias!r} that this task was started in has ended. Await the "
+                "task inside atransaction(), or start it outside."
+            )
+
+    def savepoint(self) -> AbstractAsyncContextManager[Any]:
+        """Return the context of a savepoint."""
+        self.check()
+        savepoint: AbstractAsyncContextManager[Any] = self.connection.transaction()
+        return savepoint
+
 
 _open: ContextVar[Mapping[str, _Transaction]] = ContextVar("pg_tenants_transactions", default=MappingProxyType({}))
 
@@ -67,12 +82,14 @@ async def atransaction(using: str = DEFAULT_DB_ALIAS) -> AsyncIterator[None]:
     async with _Connection(using) as (pool, connection):
         transaction = _Transaction(pool, connection)
         token = _open.set(MappingProxyType({**_open.get(), using: transaction}))
+        maker = savepoints.set(MappingProxyType({**savepoints.get(), using: transaction.savepoint}))
         try:
             with pool.source.wrap_database_errors:
                 async with connection.transaction():
                     yield
         finally:
             transaction.ended = True
+            savepoints.reset(maker)
             _open.reset(token)
 
 
@@ -178,11 +195,7 @@ class _Connection:
     async def __aenter__(self) -> tuple[AsyncPool, Any]:
         transaction = _open.get().get(self.using)
         if transaction is not None:
-            if transaction.ended:
-                raise UnsafeStatement(
-                    f"The transaction on {self.using!r} that this task was started in has ended. Await the task inside "
-                    "atransaction(), or start it outside."
-                )
+            transaction.check()
             self.pool = transaction.pool
             return transaction.pool, transaction.connection
         self.pool = await pool_of(self.using)

@@ -10,10 +10,11 @@ from typing import Any, cast
 
 from django.db import DEFAULT_DB_ALIAS, connections
 from psycopg import AsyncClientCursor, AsyncConnection, AsyncCursor, OperationalError
+from psycopg.pq import TransactionStatus
 
 from pg_tenants.backends.base import DATABASE, TenantDatabaseWrapperMixin
 from pg_tenants.backends.connecting import connection_hint
-from pg_tenants.backends.cursor import TenantCursorMixin, attach, tenant_class
+from pg_tenants.backends.cursor import KEEPS_PATH, UNKNOWN_PATH, TenantCursorMixin, attach, tenant_class
 from pg_tenants.backends.prefix import take_role
 from pg_tenants.databases import password_of
 from pg_tenants.exceptions import ConfigurationError
@@ -41,6 +42,14 @@ class _Connection(AsyncConnection[Any]):
             await connection.close()
         cls.made.add(connection)
         return connection
+
+    def _exec_command(self, command: Any, *args: Any, **kwargs: Any) -> Any:
+        # Psycopg's own BEGIN, SAVEPOINT and so on, which no cursor sees.
+        if self.pgconn.transaction_status == TransactionStatus.IDLE:
+            self.tenant_path = None
+        elif not isinstance(command, bytes) or not KEEPS_PATH.match(command):
+            self.tenant_path = UNKNOWN_PATH
+        return super()._exec_command(command, *args, **kwargs)
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
         cursor = super().cursor(*args, **kwargs)

@@ -13,7 +13,7 @@ from django.db.models import F
 from psycopg import errors
 
 from example_project.notes.models import Note
-from pg_tenants import readonly, tenant_context
+from pg_tenants import readonly, sql, tenant_context
 from pg_tenants.exceptions import ConfigurationError, UnsafeStatement
 
 REFUSED = "read-only transaction"
@@ -121,7 +121,7 @@ def test_nested(acme: Any) -> None:
             write()
         with transaction.atomic():
             Note.objects.count()
-            with pytest.raises(UnsafeStatement, match="around transaction"), readonly(False):
+            with pytest.raises(UnsafeStatement, match="around the transaction"), readonly(False):
                 pass
     assert titles(acme) == ["changed"]
 
@@ -219,3 +219,32 @@ def test_an_alias_of_another_backend(acme: Any, make_alias: Any) -> None:
         readonly(using="django"),
     ):
         pass
+
+
+def test_in_an_asynchronous_transaction(acme: Any) -> None:
+    """It makes a savepoint there as well: afterwards the transaction writes again."""
+    change = "UPDATE {{tables.notes_note}} SET title = %s"
+
+    async def main() -> None:
+        async with sql.atransaction():
+            await sql.aexecute(change, ["before"])
+            async with readonly():
+                assert await sql.afetch_value("SELECT title FROM {{tables.notes_note}}") == "before"
+                with pytest.raises(InternalError, match=REFUSED):
+                    async with sql.atransaction():
+                        await sql.aexecute(change, ["inside"])
+                with pytest.raises(UnsafeStatement, match="read-only already"):
+                    async with readonly(False):
+                        pass
+            await sql.aexecute(change, ["after"])
+            with pytest.raises(UnsafeStatement, match="Write 'async with"), readonly():
+                pass
+        async with readonly(), sql.atransaction(), readonly():
+            with pytest.raises(InternalError, match=REFUSED):
+                await sql.aexecute(change, ["never"])
+            raise ZeroDivisionError
+
+    with tenant_context(acme):
+        with pytest.raises(ZeroDivisionError):
+            asyncio.run(main())
+    assert titles(acme) == ["after"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,7 @@ import psycopg
 import pytest
 from django.db import DatabaseError, OperationalError, connections, transaction
 
-from pg_tenants import tenant_context
+from pg_tenants import sql, tenant_context
 from tests.fix_alias import default_alias
 
 LIMITS = {"statement_timeout_ms": 300, "lock_timeout_ms": 200, "idle_in_transaction_session_timeout_ms": 300}
@@ -88,6 +89,28 @@ def test_after_a_savepoint(acme: Any, limited: Any) -> None:
                 run(limited, "SELECT 1")
                 raise ZeroDivisionError
             run(limited, "SELECT pg_sleep(5)")
+
+
+def test_in_asynchronous_transactions(acme: Any, limited: Any) -> None:
+    """From the first statement of each on, after other statements on the connection and after a savepoint."""
+
+    async def too_long(*, undone: bool) -> None:
+        async with sql.atransaction("limited"):
+            with pytest.raises(ZeroDivisionError):
+                async with sql.atransaction("limited"):
+                    if undone:
+                        await sql.aexecute("SELECT 1", using="limited")
+                    raise ZeroDivisionError
+            await sql.aexecute("SELECT pg_sleep(5)", using="limited")
+
+    async def main() -> None:
+        await sql.aexecute("SELECT 1", using="limited")
+        for undone in (False, True):
+            with pytest.raises(OperationalError, match="statement timeout"):
+                await too_long(undone=undone)
+
+    with tenant_context(acme):
+        asyncio.run(main())
 
 
 @pytest.mark.parametrize("binding", [False, True])
