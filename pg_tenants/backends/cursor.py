@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import AsyncIterator, Hashable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
@@ -214,14 +214,23 @@ class TenantCursorMixin(_Base):
     ) -> PQGen[None]:
         """Psycopg's own; a statement that goes in one message takes a shorter way, without what prepares statements."""
         conn: Any = self._conn
-        if not self._merges or binary or self.format or conn._pipeline is not None:
-            yield from super()._execute_gen(query, params, prepare=prepare, binary=binary)
-            return
-        yield from self._start_query(query)
-        pgq = self._convert_query(query, params)
-        prefix = self._prefix_for(pgq.query)
-        yield from super()._maybe_prepare_gen(pgq) if prefix is None else self._message_gen(pgq, prefix)
-        self._last_query = query
+        # Time is taken here and not around execute(): a call more for each statement would cost twice as much.
+        started = None if self.tenant_source.slow_after is None else perf_counter()
+        try:
+            if not self._merges or binary or self.format or conn._pipeline is not None:
+                yield from super()._execute_gen(query, params, prepare=prepare, binary=binary)
+            else:
+                yield from self._start_query(query)
+                pgq = self._convert_query(query, params)
+                prefix = self._prefix_for(pgq.query)
+                yield from super()._maybe_prepare_gen(pgq) if prefix is None else self._message_gen(pgq, prefix)
+                self._last_query = query
+        except BaseException as exc:
+            if started is not None:
+                self.tenant_source.observe(perf_counter() - started, query, exc)
+            raise
+        if started is not None:
+            self.tenant_source.observe(perf_counter() - started, query, None)
 
     def _message_gen(self, pgq: PostgresQuery, prefix: Prefix) -> PQGen[None]:
         """Send a statement in one message with its prefix and its check."""
@@ -468,7 +477,8 @@ class _ServerCursorMixin(TenantCursorMixin):
 
     def _declare_gen(self, query: Query, params: Params | None = None, binary: bool | None = None) -> PQGen[None]:
         cursor: Any = super()
-        yield from cursor._declare_gen(query, params, binary)
+        with nullcontext() if self.tenant_source.slow_after is None else _Watch(self.tenant_source, query):
+            yield from cursor._declare_gen(query, params, binary)
         self._declared = None if self._sent is None else cast(Any, self._conn).tenant_path
 
     def _fetch_gen(self, num: int | None) -> PQGen[list[Any]]:
@@ -483,18 +493,7 @@ class _ServerCursorMixin(TenantCursorMixin):
 
 
 class _WatchedMixin(TenantCursorMixin):
-    """Tells how long statements take. Only cursors of a project that monitors have it."""
-
-    def execute(self, query: Query, params: Params | None = None, **kwargs: Any) -> Any:
-        # Not by _Watch, as the others: this is the way of nearly all statements.
-        started, error = perf_counter(), None
-        try:
-            return cast(Any, super()).execute(query, params, **kwargs)
-        except BaseException as exc:
-            error = exc
-            raise
-        finally:
-            self.tenant_source.observe(perf_counter() - started, query, error)
+    """Tells how long what is not sent by ``_execute_gen`` takes. Only cursors of a project that monitors have it."""
 
     def executemany(self, query: Query, *args: Any, **kwargs: Any) -> None:
         with _Watch(self.tenant_source, query):
@@ -512,10 +511,6 @@ class _WatchedMixin(TenantCursorMixin):
 
 class _AsyncWatchedMixin(TenantCursorMixin):
     """The same for asynchronous cursors."""
-
-    async def execute(self, query: Query, *args: Any, **kwargs: Any) -> Any:
-        with _Watch(self.tenant_source, query):
-            return await cast(Any, super()).execute(query, *args, **kwargs)
 
     async def executemany(self, query: Query, *args: Any, **kwargs: Any) -> None:
         with _Watch(self.tenant_source, query):
