@@ -18,8 +18,9 @@ from django.utils.functional import cached_property
 from pg_tenants import conf
 from pg_tenants.access import wanted
 from pg_tenants.backends.connecting import attempt, connecting_class, connection_hint
-from pg_tenants.backends.cursor import BACKEND_PID, attach
+from pg_tenants.backends.cursor import BACKEND_PID
 from pg_tenants.backends.errors import TenantCursorWrapper, TenantErrorWrapper
+from pg_tenants.backends.kinds import attach
 from pg_tenants.backends.prefix import EMPTY, Prefix, build_prefix, quote, take_role, with_settings
 from pg_tenants.backends.schema import SchemaWatcher
 from pg_tenants.context import active, bind, current

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import AsyncIterator, Hashable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Hashable, Iterable
 from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
-from psycopg import AsyncCursor, AsyncServerCursor, ServerCursor, _compat, adapters, pq
+from psycopg import _compat, pq
 from psycopg import errors as e
 from psycopg._capabilities import capabilities
 from psycopg._pipeline import BasePipeline  # type: ignore[attr-defined]
 from psycopg._queries import PostgresClientQuery, PostgresQuery
-from psycopg.client_cursor import ClientCursorMixin
 from psycopg.generators import execute, fetch, send
 
 from pg_tenants.access import chosen
@@ -38,13 +36,11 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-__all__ = ["BACKEND_PID", "KEEPS_PATH", "UNKNOWN_PATH", "TenantCursorMixin", "attach", "tenant_class"]
+__all__ = ["BACKEND_PID", "KEEPS_PATH", "UNKNOWN_PATH", "Source", "TenantCursorMixin"]
 
 COMMAND_OK, FATAL_ERROR = pq.ExecStatus.COMMAND_OK, pq.ExecStatus.FATAL_ERROR
 IDLE, INERROR = pq.TransactionStatus.IDLE, pq.TransactionStatus.INERROR
 INTRANS = pq.TransactionStatus.INTRANS
-SERVER_CURSORS = (AsyncServerCursor, ServerCursor)
-TIMESTAMPTZ = adapters.types["timestamptz"].oid
 BACKEND_PID = b"SELECT pg_catalog.pg_backend_pid()"
 """Poolers such as PgBouncer make up the process id that they tell the client, so a different answer shows one."""
 
@@ -52,7 +48,7 @@ BACKEND_PID = b"SELECT pg_catalog.pg_backend_pid()"
 SEMICOLON = ord(";")
 
 _FORGETS = re.compile(rb"(?:DROP|ALTER|ROLLBACK|DISCARD ALL|DEALLOCATE ALL)\b")
-_MAY_COMMIT = re.compile(rb"(?:\s|--[^\n\r]*|/\*.*?\*/)*(?:CALL|DO)\b", re.IGNORECASE | re.DOTALL)
+MAY_COMMIT = re.compile(rb"(?:\s|--[^\n\r]*|/\*.*?\*/)*(?:CALL|DO)\b", re.IGNORECASE | re.DOTALL)
 KEEPS_PATH = re.compile(rb"\s*(?:SAVEPOINT|RELEASE)\b", re.IGNORECASE)
 """What is sent bare and leaves the path of the transaction as it was."""
 UNKNOWN_PATH = object()
@@ -91,7 +87,7 @@ class Source(Protocol):
 
 
 class TenantCursorMixin(_Base):
-    """Mixed in front of a psycopg cursor class by ``attach``.
+    """Mixed in front of a psycopg cursor class by ``kinds.attach``.
 
     Its attributes are the class's until something is different: that is what most cursors never change.
     """
@@ -265,7 +261,7 @@ class TenantCursorMixin(_Base):
         self, pgq: PostgresQuery, prefix: Prefix | None, prepare: bool | None, binary: bool | None
     ) -> PQGen[None]:
         """Put a statement into the pipeline that is open, behind its prefix."""
-        if prefix is not None and _MAY_COMMIT.match(pgq.query) and self._conn.autocommit:
+        if prefix is not None and MAY_COMMIT.match(pgq.query) and self._conn.autocommit:
             raise UnsafeStatement(
                 "CALL and DO cannot be sent in a pipeline, which executemany() uses: a procedure that commits would "
                 "run its rest without the tenant. Send each by execute(), or inside transaction.atomic()."
@@ -426,123 +422,6 @@ class TenantCursorMixin(_Base):
                 raise error_of_prefix(result, sent, self._encoding)
 
 
-class _ServerBindingMixin(TenantCursorMixin):
-    """For cursors that let the server bind parameters."""
-
-    _merges = False
-
-    def _convert_query(self, query: Query, params: Params | None = None) -> PostgresQuery:
-        """Merge the parameters of CALL and DO: PostgreSQL 15 lets a procedure commit in a pipeline.
-
-        It runs the rest of the procedure without the path.
-        """
-        if params is None or self.tenant_source.statement_prefix() is None:
-            return super()._convert_query(query, params)
-        given: Any = query
-        text = given.encode() if isinstance(given, str) else given
-        if not isinstance(text, bytes):
-            text = super()._convert_query(query, params).query
-        if not _MAY_COMMIT.match(text):
-            return super()._convert_query(query, params)
-        return self._merged(query, params)
-
-    def _maybe_prepare_gen(
-        self, pgq: PostgresQuery, *, prepare: bool | None = None, binary: bool | None = None
-    ) -> PQGen[None]:
-        if self._conn._pipeline is not None:
-            return super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
-        # Without parameters, and unless asked to, nothing is prepared: the simple protocol is as fast and takes all.
-        merged = isinstance(pgq, PostgresClientQuery)
-        extended = prepare or self._wants_binary(binary) or (pgq.params and not merged)
-        prefix = self._prefix_for(pgq.query)
-        if prefix is None:
-            # What goes bare is not prepared either, unless asked to.
-            prepare = prepare if extended or self.tenant_source.statement_prefix() is None else False
-            return super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
-        return self._pipeline_gen(pgq, prefix, prepare, binary) if extended else self._message_gen(pgq, prefix)
-
-
-class _ServerCursorMixin(TenantCursorMixin):
-    """For cursors that are declared on the server."""
-
-    _merges = False
-    _declared: Prefix | None = None
-    """The prefix that the cursor was declared with."""
-
-    def _convert_query(self, query: Query, params: Params | None = None) -> PostgresQuery:
-        """Merge the parameters of DECLARE, which shares a message with its prefix."""
-        if params is None or self.tenant_source.statement_prefix() is None:
-            return super()._convert_query(query, params)
-        return self._merged(query, params)
-
-    def _declare_gen(self, query: Query, params: Params | None = None, binary: bool | None = None) -> PQGen[None]:
-        cursor: Any = super()
-        with nullcontext() if self.tenant_source.slow_after is None else _Watch(self.tenant_source, query):
-            yield from cursor._declare_gen(query, params, binary)
-        self._declared = None if self._sent is None else cast(Any, self._conn).tenant_path
-
-    def _fetch_gen(self, num: int | None) -> PQGen[list[Any]]:
-        # Functions that the query calls look names up when the rows are made, which is now.
-        declared, conn = self._declared, cast(Any, self._conn)
-        if declared is not None and conn.tenant_path is not declared and self._pgconn.transaction_status == INTRANS:
-            prefix = declared if conn.tenant_path is None else moving(declared)
-            yield from self._session_gen(prefix.simple, prefix)
-            conn.tenant_path = declared
-        cursor: Any = super()
-        return cast("list[Any]", (yield from cursor._fetch_gen(num)))
-
-
-class _WatchedMixin(TenantCursorMixin):
-    """Tells how long what is not sent by ``_execute_gen`` takes. Only cursors of a project that monitors have it."""
-
-    def executemany(self, query: Query, *args: Any, **kwargs: Any) -> None:
-        with _Watch(self.tenant_source, query):
-            cast(Any, super()).executemany(query, *args, **kwargs)
-
-    @contextmanager
-    def copy(self, statement: Query, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        with _Watch(self.tenant_source, statement), cast(Any, super()).copy(statement, *args, **kwargs) as copy:
-            yield copy
-
-    def stream(self, query: Query, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        with _Watch(self.tenant_source, query):
-            yield from cast(Any, super()).stream(query, *args, **kwargs)
-
-
-class _AsyncWatchedMixin(TenantCursorMixin):
-    """The same for asynchronous cursors."""
-
-    async def executemany(self, query: Query, *args: Any, **kwargs: Any) -> None:
-        with _Watch(self.tenant_source, query):
-            await cast(Any, super()).executemany(query, *args, **kwargs)
-
-    @asynccontextmanager
-    async def copy(self, statement: Query, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        with _Watch(self.tenant_source, statement):
-            async with cast(Any, super()).copy(statement, *args, **kwargs) as copy:
-                yield copy
-
-    async def stream(self, query: Query, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        with _Watch(self.tenant_source, query):
-            async for row in cast(Any, super()).stream(query, *args, **kwargs):
-                yield row
-
-
-class _Watch:
-    """Takes the time of one statement."""
-
-    __slots__ = ("_query", "_source", "_started")
-
-    def __init__(self, source: Source, query: Query):
-        self._source, self._query, self._started = source, query, perf_counter()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        self._source.observe(perf_counter() - self._started, self._query, error)
-
-
 class _PrepareResult:
     """Takes the result of a PREPARE that was sent in a pipeline, in a cursor's place.
 
@@ -576,51 +455,3 @@ class _PrefixResult:
 
     def _set_results(self, results: list[PGresult]) -> None:
         pass
-
-
-@functools.cache
-def _tenant_class(base: Any, watched: bool) -> Any:
-    mixin = TenantCursorMixin
-    if issubclass(base, SERVER_CURSORS):
-        mixin = _ServerCursorMixin
-    elif not issubclass(base, ClientCursorMixin):
-        mixin = _ServerBindingMixin
-    mixins: tuple[Any, ...] = (mixin,)
-    if watched:
-        mixins = (_AsyncWatchedMixin if issubclass(base, AsyncCursor | AsyncServerCursor) else _WatchedMixin, mixin)
-    return type(f"Tenant{base.__name__}", (*mixins, base), {"__module__": __name__})
-
-
-def tenant_class(base: Any, source: Source) -> Any:
-    """Return the class of cursors whose statements carry their tenant; each needs its ``tenant_source`` set."""
-    return _tenant_class(base, source.slow_after is not None)
-
-
-def attach(cursor: Any, source: Source) -> Any:
-    """Turn a psycopg cursor that Django made into one whose statements carry their tenant, and return it.
-
-    This is done to the cursor, not by ``cursor_factory``: cursors that Django or the pool make for their own use, in
-    threads without a tenant, stay as they are.
-    """
-    watched = source.slow_after is not None
-    try:
-        cursor.__class__ = _tenant_class(cursor.__class__, watched)
-    except TypeError:
-        # Psycopg's own classes have slots alone, so theirs cannot be changed.
-        cursor = _made_anew(cursor, watched)
-    cursor.tenant_source = source
-    return cursor
-
-
-def _made_anew(cursor: Any, watched: bool) -> Any:
-    cls: Any = type(cursor)
-    named = {}
-    if isinstance(cursor, SERVER_CURSORS):
-        named = {"name": cursor.name, "scrollable": cursor.scrollable, "withhold": cursor.withhold}
-    made = _tenant_class(cls, watched)(cursor.connection, **named)
-    # What Django has registered on the cursor: the time zone of the alias, where the connection has another.
-    loader = cursor.adapters.get_loader(TIMESTAMPTZ, pq.Format.TEXT)
-    if loader is not made.adapters.get_loader(TIMESTAMPTZ, pq.Format.TEXT):
-        made.adapters.register_loader(TIMESTAMPTZ, loader)
-    cursor._closed = True
-    return made

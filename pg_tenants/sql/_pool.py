@@ -14,7 +14,8 @@ from psycopg.pq import TransactionStatus
 
 from pg_tenants.backends.base import DATABASE, TenantDatabaseWrapperMixin
 from pg_tenants.backends.connecting import connection_hint
-from pg_tenants.backends.cursor import KEEPS_PATH, UNKNOWN_PATH, TenantCursorMixin, attach, tenant_class
+from pg_tenants.backends.cursor import KEEPS_PATH, UNKNOWN_PATH, TenantCursorMixin
+from pg_tenants.backends.kinds import attach, tenant_class
 from pg_tenants.backends.prefix import take_role
 from pg_tenants.databases import password_of
 from pg_tenants.exceptions import ConfigurationError
