@@ -8,6 +8,7 @@ from django.core.checks import Tags
 from pg_tenants.checks._common import MIDDLEWARE
 from pg_tenants.checks._databases import check_databases
 from pg_tenants.checks._installation import check_installation
+from pg_tenants.checks._redflags import check_deployed_migrations, check_migrations, check_pools, check_sql_files
 from pg_tenants.checks._servers import check_deployment, check_pgserver
 from pg_tenants.checks._settings import check_models, check_modules, check_settings
 from pg_tenants.checks._sqlfiles import check_sql_migrations
@@ -17,12 +18,16 @@ __all__ = [
     "MIDDLEWARE",
     "check_admin",
     "check_databases",
+    "check_deployed_migrations",
     "check_deployment",
     "check_installation",
+    "check_migrations",
     "check_models",
     "check_modules",
     "check_pgserver",
+    "check_pools",
     "check_settings",
+    "check_sql_files",
     "check_sql_migrations",
     "check_surroundings",
     "register",
@@ -34,6 +39,10 @@ def register() -> None:
     checks.register(check_settings)
     checks.register(check_modules)
     checks.register(check_sql_migrations)
+    checks.register(check_sql_files)
+    checks.register(check_migrations, Tags.database)
+    checks.register(check_deployed_migrations, deploy=True)
+    checks.register(check_pools)
     checks.register(check_models, Tags.models)
     checks.register(check_installation)
     checks.register(check_surroundings)
