@@ -7,9 +7,10 @@ from django.core.checks import Tags
 
 from pg_tenants.checks._common import MIDDLEWARE
 from pg_tenants.checks._databases import check_databases
+from pg_tenants.checks._deployment import check_deployment
 from pg_tenants.checks._installation import check_installation
 from pg_tenants.checks._redflags import check_deployed_migrations, check_migrations, check_pools, check_sql_files
-from pg_tenants.checks._servers import check_deployment, check_pgserver
+from pg_tenants.checks._servers import check_pgserver
 from pg_tenants.checks._settings import check_models, check_modules, check_settings
 from pg_tenants.checks._sqlfiles import check_sql_migrations
 from pg_tenants.checks._surroundings import check_admin, check_surroundings

@@ -6,6 +6,7 @@ sends is not. Of apps that are not the project's own, only what is sure to be wr
 
 from __future__ import annotations
 
+import sys
 import sysconfig
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -109,10 +110,11 @@ def _operations(modules: Registry) -> Iterator[_Source]:
         homes = modules.of_app(label)
         for operation in _raw(migration.operations) if homes else ():
             where = f"The {type(operation).__name__} in the migration {label}.{name}"
+            is_foreign = _is_library(sys.modules[type(migration).__module__].__file__ or "")
             for sql in (operation.sql, operation.reverse_sql):
                 for module in homes:
                     templates = isinstance(operation, TenantSQL)
-                    yield _Source(where, _text(sql), module, templates, is_foreign=_is_foreign(label))
+                    yield _Source(where, _text(sql), module, templates, is_foreign)
 
 
 def _raw(operations: Iterable[Any]) -> Iterator[RunSQL]:
@@ -132,10 +134,10 @@ def _text(sql: Any) -> str:
 
 
 @cache
-def _is_foreign(label: str) -> bool:
-    """Return whether an app is installed among the libraries of Python."""
-    path = Path(apps.get_app_config(label).path).resolve()
-    return any(path.is_relative_to(Path(sysconfig.get_path(kind)).resolve()) for kind in ("purelib", "platlib"))
+def _is_library(path: str) -> bool:
+    """Return whether a file or folder is among the installed libraries of Python, not the project's own."""
+    places = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib")}
+    return any(Path(path).resolve().is_relative_to(place) for place in places)
 
 
 # -- what is found ----------------------------------------------------------------------------------------------------
@@ -270,7 +272,7 @@ def _unclaimed_folders(modules: Registry) -> Iterator[CheckMessage]:
     """Find folders that look like a module's folder of SQL files: beside those of two modules, or in an app."""
     claimed = {module.sql_migrations.resolve() for module in modules if module.sql_migrations}
     called = {FOLDER, *(path.name for path in claimed)}
-    own = (config for config in apps.get_app_configs() if not _is_foreign(config.label))
+    own = (config for config in apps.get_app_configs() if not _is_library(config.path))
     candidates = {Path(config.path).resolve() / name: None for config in own for name in sorted(called)}
     for parent, count in Counter(path.parent for path in claimed).items():
         if count > 1 and parent.is_dir():

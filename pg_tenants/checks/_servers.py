@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from django.core.checks import CheckMessage, Error, Warning  # noqa: A004  # Django's own names
-from django.db import connections
+from django.core.checks import CheckMessage, Error
 
 from pg_tenants import conf
-from pg_tenants.exceptions import ConfigurationError
+from pg_tenants.checks._common import pgserver_aliases
 
-__all__ = ["check_deployment", "check_pgserver"]
+__all__ = ["check_pgserver"]
 
 
 def check_pgserver(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
     """Find a configuration of the development server that it would refuse."""
-    config, users = conf.get(), _pgserver_aliases()
+    config, users = conf.get(), pgserver_aliases()
     if not users and not (config and config.pgserver):
         return []
     try:
@@ -36,28 +35,3 @@ def check_pgserver(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> l
     except ServerError as exc:
         return [Error(f"PG_TENANTS['PGSERVER']: {exc}", hint="See the message.", id="pg_tenants.E090")]
     return []
-
-
-def check_deployment(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """Find the development server where ``check --deploy`` looks for what is wrong in production."""
-    return [
-        Warning(
-            f"DATABASES[{alias!r}] is the development server, which is not for production: its commits may be lost in "
-            "a crash, nobody backs it up, and any process of this user stops it.",
-            hint="Name a PostgreSQL that is run for production, as in conf.database('postgresql://…').",
-            id="pg_tenants.W092",
-        )
-        for alias in _pgserver_aliases()
-    ]
-
-
-def _pgserver_aliases() -> list[str]:
-    found = []
-    for alias in connections.settings:
-        options = connections.settings[alias].get("OPTIONS", {}).get("tenants")
-        try:
-            if conf.alias_options(options, alias).pgserver:
-                found.append(alias)
-        except ConfigurationError:
-            continue  # E016 says why.
-    return found

@@ -549,7 +549,7 @@ def test_e091_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     says(only(run(checks.check_pgserver), "pg_tenants.E091"), "'default'", "pip install 'pg_tenants[server]'")
     with pytest.raises(ConfigurationError, match=r"'default'.*pip install 'pg_tenants\[server\]'"):
         DatabaseWrapper(connections.settings["default"], "default").get_connection_params()
-    monkeypatch.setattr("pg_tenants.checks._servers._pgserver_aliases", list)
+    monkeypatch.setattr("pg_tenants.checks._servers.pgserver_aliases", list)
     assert run(checks.check_pgserver, PGSERVER={"prot": 1}) == []
 
 
