@@ -506,8 +506,8 @@ def database(url: str, **options: Any) -> dict[str, Any]:
         parts = urlsplit(url)
         if parts.netloc or parts.query:
             raise ConfigurationError(
-                f"The database URL {url!r} says more than pgserver:///name can. The server's own name, port and so on "
-                "are in PG_TENANTS['PGSERVER'] or PGSERVER_NAME, PGSERVER_PORT, …"
+                "The database URL says more than pgserver:///name can. Put the server's own name, port and so on into "
+                "PG_TENANTS['PGSERVER'], or PGSERVER_NAME, PGSERVER_PORT and the like."
             )
         development = {"ENGINE": ENGINE, "NAME": parts.path.strip("/") or "postgres"}
         return apply_fields({**development, "OPTIONS": {"tenants": {"pgserver": True}}}, options)

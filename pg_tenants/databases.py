@@ -99,8 +99,8 @@ def password_of(value: object, alias: str) -> str:
     if isinstance(found, str):
         return found
     raise ConfigurationError(
-        f"The callable in DATABASES[{alias!r}]['PASSWORD'] returned an object of type {type(found).__name__}. Return "
-        "the password as a string."
+        f"The callable in DATABASES[{alias!r}]['PASSWORD'] returned an object of type {type(found).__name__}. Have "
+        "it return the password as a string."
     )
 
 
@@ -154,7 +154,9 @@ def _tls(left: dict[str, Any]) -> dict[str, str]:
         return {"sslmode": "disable"}
     mode = found.get("sslmode")
     if mode is not None and mode not in _TLS_MODES:
-        raise ConfigurationError(f"ssl_mode is {mode!r}. It is one of {', '.join(_TLS_MODES)}.")
+        raise ConfigurationError(
+            f"ssl_mode is {mode!r}, which libpq does not know. Use one of {', '.join(_TLS_MODES)}."
+        )
     if enabled or found:
         found.setdefault("sslmode", "verify-full")
     return found

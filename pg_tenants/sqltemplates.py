@@ -173,7 +173,9 @@ class _Place:
         if not near:
             raise SqlTemplateError(
                 f"The table {table!r} is of the module {homes[0].name!r}, which lives on the alias "
-                f"{homes[0].database!r} and cannot be reached from {self._connection.alias!r}."
+                f"{homes[0].database!r} and cannot be reached from {self._connection.alias!r}. Send the statement "
+                "on that "
+                "alias."
             )
         schemas = {module.schema: module for module in near if module.schema}
         if not all(module.is_fixed for module in near):

@@ -97,7 +97,7 @@ def _bad_names(config: conf.Config) -> Iterator[CheckMessage]:
         try:
             validate_schema_name(name, fixed=True)
         except InvalidSchemaName as exc:
-            yield Error(f"The schema of {owner} has a bad name.", hint=str(exc), id="pg_tenants.E011")
+            yield Error(f"The schema of {owner} has a bad name.", hint=f"Choose another: {exc}", id="pg_tenants.E011")
     for module in config.modules.values():
         for name in module.extensions:
             if not EXTENSION_NAME.fullmatch(name):

@@ -49,7 +49,8 @@ def make_database(where: Mapping[str, Any], name: str) -> None:
         pass  # another process was faster
     except psycopg.Error as exc:
         raise ServerStartFailed(
-            f"The database {name!r} could not be made. PostgreSQL says:\n{str(exc).strip()}"
+            f"The database {name!r} could not be made. Repair what PostgreSQL says, or choose another by the key "
+            f"'database':\n{str(exc).strip()}"
         ) from exc
 
 
@@ -69,7 +70,7 @@ def make_extensions(where: Mapping[str, Any], names: Iterable[str]) -> None:
         if lacking := [name for name in names if name in PRELOADED and name not in loaded]:
             raise ServerConfigError(
                 f"The key 'extensions' has {', '.join(map(repr, lacking))}, which a server loads when it starts, and "
-                "this one has not. 'pgserver restart' does."
+                "this one has not. Run 'pgserver restart'."
             )
         available = dict(connection.execute(_AVAILABLE).fetchall())
         for name in wanted:
@@ -84,7 +85,8 @@ def make_extensions(where: Mapping[str, Any], names: Iterable[str]) -> None:
                 connection.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {} CASCADE").format(sql.Identifier(name)))
             except psycopg.Error as exc:
                 raise ServerConfigError(
-                    f"The extension {name!r} of the key 'extensions' cannot be installed. PostgreSQL says: "
+                    f"The extension {name!r} of the key 'extensions' cannot be installed. Repair what PostgreSQL says, "
+                    "or take it out: "
                     f"{str(exc).strip()}"
                 ) from exc
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import builtins
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,8 +26,8 @@ VALUE = "\0"
 
 VERBS = frozenset(
     """add allow apply ask await begin bring call choose close connect correct create declare delete drop end enter
-    free give grant install kill leave let look make mark migrate move name open pass put query raise read remove rename
-    repair replace restore run save see select send set silence start stop take try type update upgrade use wait
+    free give grant have install kill leave let look make mark migrate move name open pass put query raise read remove
+    rename repair replace restore run save see select send set silence start stop take try type update upgrade use wait
     write""".split()
 )
 """What a sentence that tells what to do begins with."""
@@ -133,19 +133,25 @@ def told(node: ast.expr, known: dict[str, ast.expr]) -> str:
 
 def calls(tree: ast.AST) -> Iterator[tuple[ast.Call, dict[str, ast.expr]]]:
     """Yield each call with what the names in its function were set to, where that is text."""
+    outside = texts(tree.body) if isinstance(tree, ast.Module) else {}
     functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
     for function in [tree, *functions]:
         body = [node for statement in function.body for node in own(statement)]  # type: ignore[attr-defined]
-        known = {
-            target.id: node.value
-            for node in body
-            if isinstance(node, ast.Assign) and isinstance(node.value, ast.JoinedStr | ast.BinOp | ast.Constant)
-            for target in node.targets
-            if isinstance(target, ast.Name)
-        }
+        known = {**outside, **texts(body)}
         for node in body:
             if isinstance(node, ast.Call):
                 yield node, known
+
+
+def texts(nodes: Iterable[ast.AST]) -> dict[str, ast.expr]:
+    """Return what names are set to, where that is text."""
+    return {
+        target.id: node.value
+        for node in nodes
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.JoinedStr | ast.BinOp | ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
 
 
 def own(node: ast.AST) -> Iterator[ast.AST]:
@@ -198,7 +204,7 @@ def tells_what_to_do(message: Message) -> bool:
     if any(TELLS & set(re.findall(r"\w+", value)) for value in values):
         return True
     text = message.text if message.hint is None else message.hint
-    parts = re.split(r"(?:[.;:?)]|,? or|, and|\bor,)\s+", text)
+    parts = re.split(r"(?:[.;:?)]|,? or)\s+", text)
     # A hint may begin with it; in a message, what is wrong comes first.
     firsts = [re.findall(r"[a-z]+", part.lower())[:1] for part in (parts if message.hint is not None else parts[1:])]
     return any(first and first[0] in VERBS for first in firsts) or " is made by " in text
