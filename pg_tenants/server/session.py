@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 import psycopg
 from psycopg import errors, sql
 
+from pg_tenants.databases import forget_password
 from pg_tenants.known_extensions import ONLY_LIBRARIES, PRELOADED, remedy
 from pg_tenants.server.config import ServerConfig
 from pg_tenants.server.exceptions import ServerConfigError, ServerStartFailed
@@ -28,14 +29,18 @@ def params(config: ServerConfig, found: Running, password: str) -> dict[str, Any
 
 def connect(where: Mapping[str, Any]) -> psycopg.Connection[Any]:
     """Open a session in autocommit, whatever the environment's variables of libpq say."""
-    return psycopg.connect(
-        **{"connect_timeout": 10, **where},
-        autocommit=True,
-        gssencmode="disable",
-        sslmode="prefer",
-        options="",
-        application_name="pgserver",
-    )
+    try:
+        return psycopg.connect(
+            **{"connect_timeout": 10, **where},
+            autocommit=True,
+            gssencmode="disable",
+            sslmode="prefer",
+            options="",
+            application_name="pgserver",
+        )
+    except psycopg.Error as exc:
+        forget_password(exc)
+        raise
 
 
 def make_database(where: Mapping[str, Any], name: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from django.db import DEFAULT_DB_ALIAS
 from psycopg import OperationalError
 
+from pg_tenants.databases import forget_password
 from pg_tenants.exceptions import UnsafeStatement
 from pg_tenants.sql._pool import AsyncPool, pool_of
 from pg_tenants.sql._rows import (
@@ -192,6 +193,7 @@ async def _connection(using: str) -> AsyncIterator[tuple[AsyncPool, Any]]:
         try:
             connection = await pool.pool.getconn()
         except OperationalError as exc:
+            forget_password(exc)
             raise type(exc)(f"{exc}\n{pool.hint(exc)}").with_traceback(exc.__traceback__) from exc.__cause__
     try:
         yield pool, connection
