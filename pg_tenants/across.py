@@ -133,7 +133,10 @@ def across_tenants(
     assert modules is not None
     homes = tuple(module for module in modules.of_app(queryset.model._meta.app_label) if not module.is_fixed)
     if not homes:
-        raise UnsafeStatement(f"{label} is in no tenant module, so its rows are the same for all tenants. Query it.")
+        raise UnsafeStatement(
+            f"{label} is in no tenant module, so its rows are the same for all tenants. Query it without "
+            "across_tenants()."
+        )
     if queryset.query.select_for_update:
         raise UnsafeStatement(
             f"The query on {label} locks rows, and across_tenants() only reads. Use for_each_tenant()."

@@ -120,7 +120,9 @@ def describe(
     with no_schema(), transaction.atomic(using=using), tenant_connection(using).without_prefix() as execute:
         oids = _oids(execute, [schema])
         if not oids:
-            raise SchemaDoesNotExist(f"There is no schema {schema!r} in the database to compare.")
+            raise SchemaDoesNotExist(
+                f"There is no schema {schema!r} in the database to compare. Name one that 'list_tenants' shows."
+            )
         execute(f"SET LOCAL search_path = {', '.join(map(quote, (schema, *beside)))}")
         rows = execute(_objects(oids.values(), ignore)).fetchall()
         # Nothing was written; so the path is as it was, for triggers that wait for the end of the transaction.

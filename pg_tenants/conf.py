@@ -118,7 +118,7 @@ class Config:
     cache_seconds: float = 60
     roles: bool = False
     ready_schemas: int = 0
-    pgserver: Mapping[str, Any] = field(default_factory=dict)
+    pgserver: Mapping[str, Any] = field(default_factory=dict, repr=False)
     monitoring: Monitoring | None = None
     problems: tuple[tuple[str, str, str], ...] = ()
 
@@ -239,6 +239,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"Did you mean {close[0]!r}?" if close else f"Known are {', '.join(names)}."
 
 
+def _shown(value: object) -> str:
+    """Return a value for a message; one that holds a password, as PGSERVER in a tuple by a stray comma, is left out."""
+    text = repr(value)
+    return text if "password" not in text.lower() else "a value with a password in it"
+
+
 class _Reader:
     """Takes typed values out of a mapping and collects what is wrong."""
 
@@ -251,7 +257,7 @@ class _Reader:
                 self.problems.append(("unknown", f"{self.where} has no key {key!r}.", nearest(str(key), known)))
 
     def wrong(self, key: str, value: object, wanted: str) -> None:
-        message = f"{self.where}[{key!r}] is {value!r}, of type {type(value).__name__}."
+        message = f"{self.where}[{key!r}] is {_shown(value)}, of type {type(value).__name__}."
         self.problems.append(("type", message, f"Set it to {wanted}."))
 
     def text(self, key: str, default: str = "") -> str:
@@ -330,7 +336,7 @@ class _Reader:
 def _parse(raw: object) -> Config:
     problems: list[tuple[str, str, str]] = []
     if not isinstance(raw, Mapping):
-        message = f"settings.PG_TENANTS is {raw!r}, of type {type(raw).__name__}."
+        message = f"settings.PG_TENANTS is {_shown(raw)}, of type {type(raw).__name__}."
         return Config(problems=(("type", message, "Set it to a dictionary."),))
     read = _Reader(raw, "PG_TENANTS", problems)
     read.refuse_unknown(KEYS)
@@ -506,8 +512,8 @@ def database(url: str, **options: Any) -> dict[str, Any]:
         parts = urlsplit(url)
         if parts.netloc or parts.query:
             raise ConfigurationError(
-                f"The database URL {url!r} says more than pgserver:///name can. The server's own name, port and so on "
-                "are in PG_TENANTS['PGSERVER'] or PGSERVER_NAME, PGSERVER_PORT, …"
+                "The database URL says more than pgserver:///name can. Put the server's own name, port and so on into "
+                "PG_TENANTS['PGSERVER'], or PGSERVER_NAME, PGSERVER_PORT and the like."
             )
         development = {"ENGINE": ENGINE, "NAME": parts.path.strip("/") or "postgres"}
         return apply_fields({**development, "OPTIONS": {"tenants": {"pgserver": True}}}, options)

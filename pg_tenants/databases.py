@@ -9,7 +9,7 @@ from typing import Any
 
 from pg_tenants.exceptions import ConfigurationError
 
-__all__ = ["TENANT_FIELDS", "PasswordFile", "apply_fields", "password_of"]
+__all__ = ["TENANT_FIELDS", "PasswordFile", "apply_fields", "forget_password", "password_of"]
 
 TENANT_FIELDS = (
     "schema",
@@ -59,15 +59,17 @@ class PasswordFile:
         Raises:
             ConfigurationError: the file cannot be read, or is empty.
         """
+        reason, text = None, ""
         try:
             text = self.path.read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as exc:
-            # A codec's error shows what it could not read, which is the password.
             reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
+        # Outside of except: a codec's error holds what it could not read, which is the password.
+        if reason is not None:
             raise ConfigurationError(
                 f"The password file {str(self.path)!r} cannot be read: {reason}. Correct password_file, or the file's "
                 "permissions."
-            ) from None
+            )
         if not text:
             raise ConfigurationError(f"The password file {str(self.path)!r} is empty. Write the password into it.")
         return text
@@ -99,9 +101,19 @@ def password_of(value: object, alias: str) -> str:
     if isinstance(found, str):
         return found
     raise ConfigurationError(
-        f"The callable in DATABASES[{alias!r}]['PASSWORD'] returned an object of type {type(found).__name__}. Return "
-        "the password as a string."
+        f"The callable in DATABASES[{alias!r}]['PASSWORD'] returned an object of type {type(found).__name__}. Have "
+        "it return the password as a string."
     )
+
+
+def forget_password(exc: BaseException) -> None:
+    """Take the password out of what psycopg keeps with an error of connecting: all parameters, in ``exc.pgconn``."""
+    kept = getattr(getattr(exc, "pgconn", None), "__dict__", {})
+    if isinstance(kept.get("info"), list):
+        kept["password"] = b""
+        kept["info"] = [
+            option._replace(val=None) if b"password" in option.keyword else option for option in kept["info"]
+        ]
 
 
 def apply_fields(entry: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +166,9 @@ def _tls(left: dict[str, Any]) -> dict[str, str]:
         return {"sslmode": "disable"}
     mode = found.get("sslmode")
     if mode is not None and mode not in _TLS_MODES:
-        raise ConfigurationError(f"ssl_mode is {mode!r}. It is one of {', '.join(_TLS_MODES)}.")
+        raise ConfigurationError(
+            f"ssl_mode is {mode!r}, which libpq does not know. Use one of {', '.join(_TLS_MODES)}."
+        )
     if enabled or found:
         found.setdefault("sslmode", "verify-full")
     return found

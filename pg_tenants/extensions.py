@@ -125,7 +125,10 @@ def _create(cursor: Any, name: str, schema: str, using: str) -> None:
             cursor.execute(f"CREATE EXTENSION IF NOT EXISTS {quote(name)}{where} CASCADE")
     except DatabaseError as exc:
         if not isinstance(exc.__cause__, pg_errors.InsufficientPrivilege):
-            raise ExtensionUnavailable(f"The extension {name!r} cannot be installed: {exc}") from exc
+            raise ExtensionUnavailable(
+                f"The extension {name!r} cannot be installed. Repair what PostgreSQL says, or take it out of "
+                f"'extensions': {exc}"
+            ) from exc
         cursor.execute("SELECT current_user, current_database()")
         user, database = cursor.fetchone()
         raise ExtensionUnavailable(

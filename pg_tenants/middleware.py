@@ -170,7 +170,10 @@ def request_context(request: HttpRequest) -> RequestContext | None:
                 _move_to_script(request, script)
             return context
     if not is_public_host(host):
-        raise TenantNotFound(f"No tenant answers to the host {host!r}.")
+        raise TenantNotFound(
+            f"No tenant answers to the host {host!r}. Give one this domain, or add the host to "
+            "PG_TENANTS['PUBLIC_HOSTS']."
+        )
     urlconf = conf.require().public_urlconf
     if urlconf:
         request.urlconf = urlconf

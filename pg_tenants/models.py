@@ -169,7 +169,8 @@ class TenantQuerySet(_NoticedQuerySet):
         for field in ("schema_name", "module"):
             if field in kwargs:
                 raise UnsafeStatement(
-                    f"update({field}=…) would part tenants from their schemas. It cannot be changed in this way."
+                    f"update({field}=…) would part tenants from their schemas. Use rename() for a name; a tenant of "
+                    "another module is made anew, by create()."
                 )
         if "status" in kwargs:
             raise UnsafeStatement(

@@ -140,7 +140,7 @@ def physical_name(schema: str, worker: str = "") -> str:
     if len(name.encode()) > _IDENTIFIER_BYTES or not name or "\0" in name:
         raise InvalidSchemaName(
             f"{name!r} cannot be a schema's name in the database: it has {len(name.encode())} bytes of 1 to "
-            f"{_IDENTIFIER_BYTES}, or a NUL. PostgreSQL would cut it, and take another schema for it."
+            f"{_IDENTIFIER_BYTES}, or a NUL, so PostgreSQL would take another schema for it. Choose a shorter name."
         )
     return name
 

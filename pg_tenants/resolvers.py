@@ -159,7 +159,9 @@ class TenantResolver:
             return None
         tenant = self.find(value)
         if tenant is None:
-            raise TenantNotFound(f"{type(self).__name__} finds no tenant for {value!r}.")
+            raise TenantNotFound(
+                f"{type(self).__name__} finds no tenant for {value!r}. Create it, or correct what the request names."
+            )
         return tenant
 
     def value(self, request: HttpRequest) -> str | None:
@@ -209,7 +211,7 @@ class SubdomainResolver(TenantResolver):
         try:
             self.base = normalize_host(base)
         except ValueError as exc:
-            raise ConfigurationError(f"SubdomainResolver has the base {base!r}. {exc}") from exc
+            raise ConfigurationError(f"SubdomainResolver has the base {base!r}. Write a domain: {exc}") from exc
 
     def value(self, request: HttpRequest) -> str | None:
         """Return what stands before the base."""
@@ -330,11 +332,13 @@ def _load(entry: Any) -> Resolver:
                 "class or function, such as 'pg_tenants.resolvers.DomainResolver'."
             ) from exc
     if options and not isinstance(found, type):
-        raise ConfigurationError(f"PG_TENANTS['RESOLVERS'] has {entry!r}. Only a class takes options.")
+        raise ConfigurationError(f"PG_TENANTS['RESOLVERS'] has {entry!r}, which is no class. Leave its options out.")
     try:
         resolver = found(**options) if isinstance(found, type) else found
     except (TypeError, LookupError, ValueError) as exc:
-        raise ConfigurationError(f"PG_TENANTS['RESOLVERS'] has {entry!r}, which cannot be set up: {exc}") from exc
+        raise ConfigurationError(
+            f"PG_TENANTS['RESOLVERS'] has {entry!r}, which cannot be set up. Correct its options: {exc}"
+        ) from exc
     if not callable(resolver):
         raise ConfigurationError(
             f"PG_TENANTS['RESOLVERS'] has {entry!r}, which is not callable. Give a class or a function that takes the "

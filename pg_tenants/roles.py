@@ -309,7 +309,10 @@ def _ensure(cursor: Any, names: _Names, schema: str) -> bool:
     role, made = names.of(schema), False
     found = _states(cursor, names, [schema])
     if not found:
-        raise SchemaDoesNotExist(f"There is no schema {schema!r} in the database to give a role to.")
+        raise SchemaDoesNotExist(
+            f"There is no schema {schema!r} in the database to give a role to. Make it by migrate_schemas or "
+            "create_tenant."
+        )
     lacking = found[0].lacking
     if not lacking:
         return False

@@ -83,7 +83,9 @@ def create(schema: str, *, using: str = DEFAULT_DB_ALIAS, if_not_exists: bool = 
                     f"ON SCHEMA {quote(name)} TO {quote(user)} as the schema's owner."
                 ) from exc
             if isinstance(exc.__cause__, pg_errors.DuplicateSchema):
-                raise SchemaExists(f"Another session has created the schema {name!r} meanwhile.") from exc
+                raise SchemaExists(
+                    f"Another session has created the schema {name!r} meanwhile. Choose another name."
+                ) from exc
             raise
     return not there
 

@@ -20,7 +20,7 @@ from pg_tenants.modules import Module, Registry, registry
 from pg_tenants.names import KEYWORDS
 from pg_tenants.sqltext import line_of, quote, tokens
 
-__all__ = ["check", "render"]
+__all__ = ["check", "homes_of_tables", "render"]
 
 WORDS = ("tables", "schema")
 """What a template begins with."""
@@ -159,7 +159,7 @@ class _Place:
             return self._of_module(module)
         if self._bound is not None or self._modules is None:
             return self._bound
-        homes = _homes(self._modules).get(table, ())
+        homes = homes_of_tables(self._modules).get(table, ())
         if not homes:
             # No model's table, such as one that SQL files have made: it is where such statements make tables.
             return None if self._active is None else self._active.schema_name
@@ -173,7 +173,9 @@ class _Place:
         if not near:
             raise SqlTemplateError(
                 f"The table {table!r} is of the module {homes[0].name!r}, which lives on the alias "
-                f"{homes[0].database!r} and cannot be reached from {self._connection.alias!r}."
+                f"{homes[0].database!r} and cannot be reached from {self._connection.alias!r}. Send the statement "
+                "on that "
+                "alias."
             )
         schemas = {module.schema: module for module in near if module.schema}
         if not all(module.is_fixed for module in near):
@@ -226,7 +228,7 @@ def _identifier(name: str) -> str:
 _known: tuple[Registry, dict[str, tuple[Module, ...]]] | None = None
 
 
-def _homes(modules: Registry) -> dict[str, tuple[Module, ...]]:
+def homes_of_tables(modules: Registry) -> dict[str, tuple[Module, ...]]:
     """Return the modules that have a model's table, by the table's name."""
     global _known
     if _known is None or _known[0] is not modules:

@@ -24,7 +24,7 @@ from pg_tenants.backends.kinds import attach
 from pg_tenants.backends.prefix import EMPTY, Prefix, build_prefix, quote, take_role, with_settings
 from pg_tenants.backends.schema import SchemaWatcher
 from pg_tenants.context import active, bind, current
-from pg_tenants.databases import password_of
+from pg_tenants.databases import forget_password, password_of
 from pg_tenants.exceptions import ConfigurationError
 from pg_tenants.modules import registry
 from pg_tenants.names import MARKER_TABLE, physical_name, role_name
@@ -255,6 +255,7 @@ class TenantDatabaseWrapperMixin(_Base):
         except psycopg.OperationalError as exc:
             if self.slow_after is not None:
                 store.connection_failed(self.alias)
+            forget_password(exc)
             hint = connection_hint(exc, self.settings_dict, self.alias)
             raise type(exc)(f"{exc}\n{hint}").with_traceback(exc.__traceback__) from exc.__cause__
         # What the prefix of the open transaction's last statement was: it tells when the transaction moves to another

@@ -33,7 +33,7 @@ def attempt(connect: Callable[[], T], retry: Retry | None) -> T:
         from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential  # noqa: PLC0415
     except ImportError as exc:
         raise ConfigurationError(
-            "'retry' of a database alias needs tenacity: pip install 'pg_tenants[retry]'."
+            "'retry' of a database alias needs tenacity, which is missing. Run pip install 'pg_tenants[retry]'."
         ) from exc
     again = Retrying(
         reraise=True,

@@ -150,7 +150,10 @@ class TenantCursorMixin(_Base):
             return
         if self._wants_binary(binary) or (query.params and not isinstance(query, PostgresClientQuery)):
             # Not reached by psycopg's own ways: those go through _maybe_prepare_gen, or merge their parameters.
-            raise UnsafeStatement("A statement whose parameters the server binds needs a pipeline to carry its tenant.")
+            raise UnsafeStatement(
+                "A statement whose parameters the server binds needs a pipeline to carry its tenant. Send it by "
+                "execute(), or merge its parameters on the client (a ClientCursor)."
+            )
         if self._unchecked and prefix.check:
             prefix = replace(prefix, check=b"")
         self._query, self._sent = query, prefix

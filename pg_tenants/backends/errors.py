@@ -124,8 +124,8 @@ def _translated(exc: e.Error, schema: str, role: str | None) -> SchemaDoesNotExi
     if isinstance(exc, e.InvalidParameterValue):
         return SchemaDoesNotExist(
             f"The active schema {schema!r} is not in the database, or has not got its role yet ({server}). Nothing was "
-            "run. A tenant's role is made with its schema, and where PG_TENANTS['ROLES'] was switched on later, by "
-            "migrate_schemas."
+            "run. Run migrate_schemas, which makes missing roles where PG_TENANTS['ROLES'] was switched on later; a "
+            "missing tenant is made by create_tenant."
         )
     if role and isinstance(exc, e.InsufficientPrivilege):
         group = group_role_name(int(role.split("_")[1]), LOGINS)

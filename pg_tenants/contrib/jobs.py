@@ -62,7 +62,7 @@ def context_of(label: str, job: str) -> tenant_context:
     if tenant is None:
         raise JobRefused(
             f"The job {job!r} is for the tenant {schema_name!r} with the key {key!r}, which does not exist: it was "
-            "deleted, or the job is from another project. Nothing was run."
+            "deleted, or the job is from another project. Nothing was run. Remove the job from the queue."
         )
     if tenant.schema_name != schema_name:
         raise JobRefused(

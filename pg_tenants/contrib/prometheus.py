@@ -17,6 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from pg_tenants import monitoring
+from pg_tenants.exceptions import ConfigurationError
 from pg_tenants.observations import store
 
 __all__ = ["TenantCollector", "register", "view"]
@@ -64,11 +65,11 @@ def register(registry: CollectorRegistry = REGISTRY) -> TenantCollector:
     """Register the metrics.
 
     Raises:
-        ValueError: they are registered there already.
+        ConfigurationError: they are registered there already.
     """
     collector = TenantCollector()
     if any(isinstance(other, TenantCollector) for other in registry._collector_to_names):
-        raise ValueError("The metrics of pg_tenants are registered already. Call register() once.")
+        raise ConfigurationError("The metrics of pg_tenants are registered already. Call register() once.")
     registry.register(collector)
     return collector
 

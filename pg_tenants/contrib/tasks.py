@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from pg_tenants.context import ActiveContext, no_schema
@@ -22,7 +21,7 @@ try:
     from django.tasks.backends.base import BaseTaskBackend
     from django.tasks.exceptions import InvalidTask
 except ImportError as exc:
-    raise ImproperlyConfigured(
+    raise ConfigurationError(
         "pg_tenants.contrib.tasks needs django.tasks, which Django has from 6.0 on. Update Django, or use Celery with "
         "pg_tenants.contrib.celery."
     ) from exc

@@ -15,7 +15,7 @@ from pg_tenants.migrations._prune import prune
 from pg_tenants.migrations._report import Report, SchemaResult, SchemaStructure, Structures
 from pg_tenants.migrations._run import apply
 from pg_tenants.migrations._single import migrate_target
-from pg_tenants.migrations._sqlfiles import SqlProblem, SqlStep, sql_problems, sql_steps
+from pg_tenants.migrations._sqlfiles import SqlProblem, SqlStep, has_sql_files, sql_problems, sql_steps
 from pg_tenants.migrations._sqlhistory import SqlRun, sql_history
 from pg_tenants.migrations._sqlnew import make_sql_files
 from pg_tenants.migrations._targets import (
@@ -46,6 +46,7 @@ __all__ = [
     "Target",
     "apply",
     "fixed_targets",
+    "has_sql_files",
     "make_sql_files",
     "migrate_target",
     "moved_tables",

@@ -53,7 +53,9 @@ def prune(
     check_choice(using, names=names, modules=modules, exclude=exclude, app_label=app_label)
     loader = ModuleLoader(None, ())
     if app_label not in loader.migrated_apps:
-        raise ConfigurationError(f"The app {app_label!r} has no migrations, so nothing of it can be pruned.")
+        raise ConfigurationError(
+            f"The app {app_label!r} has no migrations, so nothing of it can be pruned. Name an app that has some."
+        )
     chosen = choose(every_target(using), names=names, modules=modules, exclude=exclude)
     targets = [target for target in chosen if target.problem or app_label in target.apps]
     histories = read_histories([target.schema for target in targets if not target.problem], using=using)
@@ -75,7 +77,11 @@ def prune(
             report.results.append(result)
             started = time.monotonic()
             if target.problem or histories.get(target.schema) is None:
-                result.error = target.problem or MigrationFailed(f"The record of {target.schema!r} cannot be read.")
+                result.error = target.problem or MigrationFailed(
+                    f"The record of migrations of the schema {target.schema!r} cannot be read: it is not there, "
+                    "another "
+                    "session has locked it, or django_migrations is not as Django makes it. Run the command again."
+                )
             else:
                 result.applied = [f"-{label}.{name}" for label, name in gone[target.schema]]
                 if not plan:

@@ -17,7 +17,7 @@ from pg_tenants.modules import Module, registry
 from pg_tenants.sqltemplates import check as check_templates
 from pg_tenants.sqltext import line_of, split, tokens
 
-__all__ = ["SqlFile", "SqlProblem", "SqlStep", "sql_problems", "sql_steps", "without_concurrently"]
+__all__ = ["SqlFile", "SqlProblem", "SqlStep", "has_sql_files", "sql_problems", "sql_steps", "without_concurrently"]
 
 Key = tuple[str, str]
 Kind = Literal["folder", "name", "number", "content", "reference", "empty", "shared"]
@@ -130,6 +130,11 @@ def sql_problems() -> list[SqlProblem]:
             continue
         found += _read_folder(module).problems
     return found
+
+
+def has_sql_files(folder: Path) -> bool:
+    """Return whether a folder has a file that a module would run if it named the folder."""
+    return folder.is_dir() and any(_NAME.fullmatch(path.name) for path in folder.iterdir())
 
 
 def _read_folder(module: Module) -> _Folder:

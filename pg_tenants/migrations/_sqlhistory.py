@@ -129,7 +129,10 @@ def sql_history(schema: str, *, using: str = DEFAULT_DB_ALIAS) -> list[SqlRun]:
     """
     connection = schemas.tenant_connection(using)
     if not schemas.is_ready(schema, using=using):
-        raise SchemaDoesNotExist(f"There is no schema {schema!r} of pg_tenants in the database, so it has no history.")
+        raise SchemaDoesNotExist(
+            f"There is no schema {schema!r} of pg_tenants in the database, so it has no history. Name one that "
+            "'list_tenants' shows, or a fixed module's."
+        )
     if not schemas.table_exists(SQL_HISTORY_TABLE, schema=schema, using=using):
         return []
     columns = ", ".join(SqlRun.__dataclass_fields__)

@@ -47,7 +47,10 @@ def make_sql_files(module: str, name: str, *, down: bool = False) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
-        raise ConfigurationError(f"The folder {folder} of the module {module!r} cannot be made: {exc}.") from exc
+        raise ConfigurationError(
+            f"The folder {folder} of the module {module!r} cannot be made: {exc}. Make it yourself, or correct "
+            "'sql_migrations'."
+        ) from exc
     stem = f"{max((step.number for step in sql_steps(found)), default=0) + 1:0{DIGITS}}_{slug}"
     paths = [folder / f"{stem}.sql", *([folder / f"{stem}.down.sql"] if down else [])]
     for path, text in zip(paths, (_header(found), f"-- Takes back {stem}.sql.\n\n"), strict=False):

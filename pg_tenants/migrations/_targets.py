@@ -153,8 +153,8 @@ def check_choice(
     waiting = waiting_tenants() if wanted - set(targets) else {}
     for name in sorted(wanted & set(waiting)):
         raise ConfigurationError(
-            f"The tenant {name!r} has the status {waiting[name]!r}, so there is no schema to migrate yet. It is made "
-            f"with all migrations by 'manage.py provision_tenants {name}'."
+            f"The tenant {name!r} has the status {waiting[name]!r}, so there is no schema to migrate yet. Run "
+            f"'manage.py provision_tenants {name}', which makes it with all migrations."
         )
     _refuse_unknown("schema", wanted, set(targets))
     named = {pattern for pattern in patterns if not _WILDCARDS.search(pattern)}
@@ -169,7 +169,7 @@ def check_choice(
         raise ConfigurationError(
             f"None of the chosen schemas ({', '.join(sorted(wanted))}) has tables of the app {app_label!r}: it is in "
             + (", ".join(repr(module.name) for module in required_registry().of_app(app_label)) or "no module")
-            + "."
+            + ". Choose schemas of its modules, or leave the app out."
         )
 
 

@@ -142,7 +142,8 @@ def _compare_group(
         for target in members:
             error = MigrationFailed(
                 f"The schema {target.schema!r} cannot be compared: what its migrations make could not be made in a "
-                f"transaction. {type(exc).__name__}: {str(exc).strip()}"
+                "transaction. Correct the migration that fails, or compare this module's schemas by pg_dump. "
+                f"{type(exc).__name__}: {str(exc).strip()}"
             )
             error.__cause__ = exc
             results[target.schema].error = error

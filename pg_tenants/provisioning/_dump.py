@@ -205,11 +205,13 @@ def _worded(what: str, using: str) -> Iterator[None]:
         remedy = (
             "A row refers to one of another schema that is not in this database. Bring that row here first."
             if missing
-            else "The rows do not fit the constraints of this database."
+            else "The rows do not fit the constraints of this database. Change or remove the rows that they name."
         )
         raise CopyFailed(f"{what}: {exc} {remedy} Nothing was changed.") from exc
     except DatabaseError as exc:
-        raise CopyFailed(f"{what}: {str(exc).strip()}. Nothing was changed.") from exc
+        raise CopyFailed(
+            f"{what}: {str(exc).strip()}. Nothing was changed. Repair what PostgreSQL names, and try again."
+        ) from exc
 
 
 def _run_script(script: bytes, using: str) -> None:
@@ -282,7 +284,7 @@ def _rows(stream: IO[bytes], what: str) -> Iterator[bytes]:
         if size > _PIECE:
             yield b"".join(piece)
             piece, size = [], 0
-    raise CopyFailed(f"{what}: the rows break off. The dump is damaged.")
+    raise CopyFailed(f"{what}: the rows break off, so the dump is damaged. Make it again.")
 
 
 def _literal(value: str) -> str:

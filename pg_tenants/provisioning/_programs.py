@@ -144,7 +144,10 @@ def output(command: list[str], environment: Mapping[str, str], what: str) -> Ite
                 env={**os.environ, **environment},
             )
         except OSError as exc:
-            raise CopyFailed(f"{what}: {command[0]} cannot be run: {exc}.") from exc
+            raise CopyFailed(
+                f"{what}: {command[0]} cannot be run: {exc}. Repair PostgreSQL's client programs, or put others on "
+                "PATH."
+            ) from exc
         stream: Any = process.stdout
         try:
             yield stream
@@ -159,7 +162,9 @@ def output(command: list[str], environment: Mapping[str, str], what: str) -> Ite
         if status:
             words.seek(0)
             text = words.read().decode(errors="replace").strip()
-            raise CopyFailed(f"{what}: {Path(command[0]).name} ended with {status}. {text}")
+            raise CopyFailed(
+                f"{what}: {Path(command[0]).name} ended with {status}. Repair what it names, and try again. {text}"
+            )
 
 
 class _Nowhere:

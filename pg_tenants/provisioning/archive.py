@@ -201,7 +201,8 @@ def _write(
         _give_name(temporary, path)
     except OSError as exc:
         raise CopyFailed(
-            f"The tenant {name!r} cannot be archived: {path} cannot be written: {exc}. Nothing was changed."
+            f"The tenant {name!r} cannot be archived: {path} cannot be written: {exc}. Nothing was changed. Choose "
+            "another place, or make room there."
         ) from exc
     finally:
         temporary.unlink(missing_ok=True)
@@ -317,7 +318,9 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         box = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as exc:
-        raise ArchiveInvalid(f"{path} cannot be read as an archive of a tenant: {exc}.") from exc
+        raise ArchiveInvalid(
+            f"{path} cannot be read as an archive of a tenant: {exc}. Give a file that archive_tenant has written."
+        ) from exc
     with box:
         yield box
 
@@ -334,7 +337,8 @@ def _read(box: zipfile.ZipFile, path: Path) -> Manifest:
         return Manifest(**{field.name: values[field.name] for field in fields(Manifest)})
     except (KeyError, TypeError, AttributeError, ValueError, *_DAMAGE) as exc:
         raise ArchiveInvalid(
-            f"{path} is no archive of a tenant: its {MANIFEST} is missing or damaged ({exc})."
+            f"{path} is no archive of a tenant: its {MANIFEST} is missing or damaged ({exc}). Give a file that "
+            "archive_tenant has written, or another copy of it."
         ) from exc
 
 
@@ -427,7 +431,11 @@ def _tenant(model: type[Any], manifest: Manifest, schema_name: str | None, path:
         try:
             setattr(tenant, field.attname, field.to_python(manifest.row[field.attname]))
         except ValidationError as exc:
-            raise ArchiveInvalid(f"{path}: the value of {field.name!r} does not fit: {' '.join(exc.messages)}") from exc
+            raise ArchiveInvalid(
+                f"{path}: the value of {field.name!r} does not fit the field of this code. Restore it with the "
+                "code that "
+                f"archived it: {' '.join(exc.messages)}"
+            ) from exc
     if tenant.status != run.SUSPENDED:
         tenant.status = run.PROVISIONING
     return tenant
@@ -523,8 +531,12 @@ def _extract(box: zipfile.ZipFile, to: Path, manifest: Manifest, path: Path) -> 
                 digest.update(piece)
                 file.write(piece)
     except KeyError as exc:
-        raise ArchiveInvalid(f"{path} is no archive of a tenant: it has no {DUMP}.") from exc
+        raise ArchiveInvalid(
+            f"{path} is no archive of a tenant: it has no {DUMP}. Give a file that archive_tenant has written."
+        ) from exc
     except _DAMAGE as exc:
-        raise ArchiveInvalid(f"{path} is damaged: {exc}.") from exc
+        raise ArchiveInvalid(f"{path} is damaged: {exc}. Use another copy of it.") from exc
     if digest.hexdigest() != manifest.sha256:
-        raise ArchiveInvalid(f"{path} is damaged: its {DUMP} has another checksum than it was written with.")
+        raise ArchiveInvalid(
+            f"{path} is damaged: its {DUMP} has another checksum than it was written with. Use another copy of it."
+        )

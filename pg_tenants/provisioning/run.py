@@ -219,7 +219,7 @@ def before_raw_save(tenant: Any, using: str) -> None:
     if not transaction.get_connection(using).in_atomic_block:
         raise UnsafeStatement(
             f"The tenant {tenant.schema_name!r} is saved raw and outside a transaction, so row and schema could be "
-            "parted. Do it in transaction.atomic()."
+            "parted. Save it inside transaction.atomic()."
         )
     refuse_changes(tenant, using, _KEPT)
 
@@ -254,8 +254,8 @@ def refuse_changes(tenant: Any, using: str | None, fields: Collection[str]) -> N
                 "unnoticed. Call suspend(), resume() or provision(), or refresh_from_db() before saving."
             )
         raise UnsafeStatement(
-            f"The tenant's {field} is {stored!r}; saving {value!r} would part the tenant from its schema. It cannot be "
-            "changed by saving."
+            f"The tenant's {field} is {stored!r}; saving {value!r} would part the tenant from its schema. Use rename() "
+            "for a name; a tenant of another module is made anew, by create()."
         )
 
 
@@ -317,7 +317,8 @@ def before_delete(tenant: Any, using: str) -> None:
     modules = required_registry()
     if stored.schema_name in {*modules.fixed_schemas, modules.extensions_schema, "public"}:
         raise InvalidSchemaName(
-            f"The tenant {tenant!r} has the schema {stored.schema_name!r}, which is not a tenant's. It is not dropped."
+            f"The tenant {tenant!r} has the schema {stored.schema_name!r}, which is not a tenant's, so it is not "
+            "dropped. Correct schema_name in the row by SQL, then delete it."
         )
     with no_schema():
         send(pre_tenant_delete, tenant, using)

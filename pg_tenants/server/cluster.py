@@ -184,7 +184,10 @@ class Server:
         try:
             return session.extensions(where)
         except psycopg.OperationalError as exc:
-            raise ServerError(f"The server {self.config.name!r} does not answer: {str(exc).strip()}") from exc
+            raise ServerError(
+                f"The server {self.config.name!r} does not answer. Start it anew by 'pgserver restart'. It says: "
+                f"{str(exc).strip()}"
+            ) from exc
 
     def connection_params(self) -> dict[str, str | int]:
         """Return host, port, user and password, as psycopg takes them.

@@ -221,7 +221,10 @@ class Container(Runtime):
 
     def _done(self, done: subprocess.CompletedProcess[str]) -> None:
         if done.returncode:
-            raise ServerStartFailed(f"{' '.join(done.args[:3])} failed: {done.stderr.strip()}")
+            raise ServerStartFailed(
+                f"{' '.join(done.args[:3])} failed. Repair what {self.engine} says, and start the server again: "
+                f"{done.stderr.strip()}"
+            )
 
     def _inspect(self) -> dict[str, Any] | None:
         """Return what the engine tells of our container, None if there is none."""
@@ -316,7 +319,8 @@ class Container(Runtime):
         )
         if done.returncode:
             raise ServerStartFailed(
-                f"PostgreSQL could not set the password of user {self.config.user!r}. It says:\n"
+                f"PostgreSQL could not set the password of user {self.config.user!r}. Repair what it says, or start "
+                "without the data after 'pgserver erase':\n"
                 f"{without_password(done.stderr)}"
             )
 

@@ -117,7 +117,8 @@ def set_superuser(
     )
     if done.returncode != 0 or "ERROR:" in done.stdout:
         raise ServerStartFailed(
-            f"PostgreSQL could not set the password of user {user!r}. It says:\n{without_password(done.stdout)}"
+            f"PostgreSQL could not set the password of user {user!r}. Repair what it says, or start without the data "
+            f"after 'pgserver erase':\n{without_password(done.stdout)}"
         )
     write_private(folder.password, password)
 

@@ -149,6 +149,9 @@ def _copy(package: Path, target: Path) -> None:
         with contextlib.suppress(OSError):  # another process was faster
             new.rename(target)
     except OSError as exc:
-        raise EngineUnavailable(f"The programs in {package} cannot be copied to {target}: {exc}.") from exc
+        raise EngineUnavailable(
+            f"The programs in {package} cannot be copied to {target}: {exc}. Make room there, or use the engine "
+            "'system'."
+        ) from exc
     finally:
         shutil.rmtree(new, ignore_errors=True)

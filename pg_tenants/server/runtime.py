@@ -206,8 +206,8 @@ class Runtime(ABC):
         """Return the error of a server that does not start, with the last lines of its log."""
         lines = (said.splitlines() or self.log_since(position))[-_LOG_LINES:]
         return ServerStartFailed(
-            f"The server {self.config.name!r} {what}. The last lines of {self.log_place}:\n"
-            + ("\n".join(lines) or "(nothing)")
+            f"The server {self.config.name!r} {what}. Repair what it says, and start it again. The last lines of "
+            f"{self.log_place}:\n" + ("\n".join(lines) or "(nothing)")
         )
 
     def _port_taken(self, port: int) -> PortTaken:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 import psycopg
 from psycopg import errors, sql
 
+from pg_tenants.databases import forget_password
 from pg_tenants.known_extensions import ONLY_LIBRARIES, PRELOADED, remedy
 from pg_tenants.server.config import ServerConfig
 from pg_tenants.server.exceptions import ServerConfigError, ServerStartFailed
@@ -28,14 +29,18 @@ def params(config: ServerConfig, found: Running, password: str) -> dict[str, Any
 
 def connect(where: Mapping[str, Any]) -> psycopg.Connection[Any]:
     """Open a session in autocommit, whatever the environment's variables of libpq say."""
-    return psycopg.connect(
-        **{"connect_timeout": 10, **where},
-        autocommit=True,
-        gssencmode="disable",
-        sslmode="prefer",
-        options="",
-        application_name="pgserver",
-    )
+    try:
+        return psycopg.connect(
+            **{"connect_timeout": 10, **where},
+            autocommit=True,
+            gssencmode="disable",
+            sslmode="prefer",
+            options="",
+            application_name="pgserver",
+        )
+    except psycopg.Error as exc:
+        forget_password(exc)
+        raise
 
 
 def make_database(where: Mapping[str, Any], name: str) -> None:
@@ -49,7 +54,8 @@ def make_database(where: Mapping[str, Any], name: str) -> None:
         pass  # another process was faster
     except psycopg.Error as exc:
         raise ServerStartFailed(
-            f"The database {name!r} could not be made. PostgreSQL says:\n{str(exc).strip()}"
+            f"The database {name!r} could not be made. Repair what PostgreSQL says, or choose another by the key "
+            f"'database':\n{str(exc).strip()}"
         ) from exc
 
 
@@ -69,7 +75,7 @@ def make_extensions(where: Mapping[str, Any], names: Iterable[str]) -> None:
         if lacking := [name for name in names if name in PRELOADED and name not in loaded]:
             raise ServerConfigError(
                 f"The key 'extensions' has {', '.join(map(repr, lacking))}, which a server loads when it starts, and "
-                "this one has not. 'pgserver restart' does."
+                "this one has not. Run 'pgserver restart'."
             )
         available = dict(connection.execute(_AVAILABLE).fetchall())
         for name in wanted:
@@ -84,7 +90,8 @@ def make_extensions(where: Mapping[str, Any], names: Iterable[str]) -> None:
                 connection.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {} CASCADE").format(sql.Identifier(name)))
             except psycopg.Error as exc:
                 raise ServerConfigError(
-                    f"The extension {name!r} of the key 'extensions' cannot be installed. PostgreSQL says: "
+                    f"The extension {name!r} of the key 'extensions' cannot be installed. Repair what PostgreSQL says, "
+                    "or take it out: "
                     f"{str(exc).strip()}"
                 ) from exc
 

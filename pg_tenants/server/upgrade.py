@@ -141,8 +141,8 @@ def _transfer(old: Local, new: Local) -> None:
             said.seek(max(said.seek(0, os.SEEK_END) - 65536, 0))
             lines = said.read().decode("utf-8", "replace").splitlines()[-_SHOWN:]
             raise ServerStartFailed(
-                f"The data of the server {old.config.name!r} could not be moved; it is as it was. The programs say:\n"
-                + "\n".join(lines)
+                f"The data of the server {old.config.name!r} could not be moved; it is as it was. Repair what the "
+                "programs say, and upgrade again:\n" + "\n".join(lines)
             )
 
 

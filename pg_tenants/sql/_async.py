@@ -12,6 +12,7 @@ from django.db import DEFAULT_DB_ALIAS
 from psycopg import OperationalError
 
 from pg_tenants.access import savepoints
+from pg_tenants.databases import forget_password
 from pg_tenants.exceptions import UnsafeStatement
 from pg_tenants.sql._pool import AsyncPool, pool_of
 from pg_tenants.sql._rows import (
@@ -203,6 +204,7 @@ class _Connection:
             try:
                 self.lent = await self.pool.pool.getconn()
             except OperationalError as exc:
+                forget_password(exc)
                 raise type(exc)(f"{exc}\n{self.pool.hint(exc)}").with_traceback(exc.__traceback__) from exc.__cause__
         return self.pool, self.lent
 

@@ -75,8 +75,8 @@ class AsyncPool:
         source: Any = connections.create_connection(alias)
         if not isinstance(source, TenantDatabaseWrapperMixin):
             raise ConfigurationError(
-                f"DATABASES[{alias!r}] has the ENGINE {source.settings_dict['ENGINE']!r}. Asynchronous SQL needs "
-                "'pg_tenants.backends.postgresql'."
+                f"DATABASES[{alias!r}] has the ENGINE {source.settings_dict['ENGINE']!r}. Set it to "
+                "'pg_tenants.backends.postgresql', which asynchronous SQL needs."
             )
         source.read_options()
         self.source = source

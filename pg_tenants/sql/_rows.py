@@ -220,12 +220,16 @@ def row_of(record: Any, columns: Sequence[str], mapped: bool, number: int) -> Se
         if not isinstance(record, Mapping) or record.keys() != set(columns):
             keys = sorted(record) if isinstance(record, Mapping) else type(record).__name__
             raise RowMismatch(
-                f"Record {number} has {keys}, and the columns are {sorted(columns)}. Nothing was written."
+                f"Record {number} has {keys}, and the columns are {sorted(columns)}. Nothing was written. Give all "
+                "records "
+                "the same keys."
             )
         return [record[column] for column in columns]
     row: Sequence[Any] = record
     if isinstance(record, (str, bytes, Mapping)) or len(row) != len(columns):
         raise RowMismatch(
-            f"Record {number} is {record!r:.100}, which is not one value for each of {list(columns)}; none was written."
+            f"Record {number} is {record!r:.100}, which is not one value for each of {list(columns)}; none was "
+            "written. "
+            "Give each record a value for every column."
         )
     return row

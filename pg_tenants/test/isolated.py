@@ -15,6 +15,7 @@ from pg_tenants import extensions as installed
 from pg_tenants import schemas
 from pg_tenants.backends.prefix import quote
 from pg_tenants.context import ActiveContext, ActiveSchema, no_schema
+from pg_tenants.exceptions import ConfigurationError
 from pg_tenants.migrations import Target, required_registry
 from pg_tenants.schemas import tenant_connection
 from pg_tenants.test import _build
@@ -73,10 +74,12 @@ class Isolated:
         """Make the schema active for Django's models.
 
         Raises:
-            LookupError: it has no module's tables.
+            ConfigurationError: it has no module's tables.
         """
         if self.name is None:
-            raise LookupError(f"The schema {self.schema!r} has no module's tables. Use pg_migrate_factory for one.")
+            raise ConfigurationError(
+                f"The schema {self.schema!r} has no module's tables. Use pg_migrate_factory for one."
+            )
         with ActiveContext(ActiveSchema(self.name, self.module)):
             yield
 

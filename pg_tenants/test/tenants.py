@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db import connections, models, router, transaction
 
 from pg_tenants.context import no_schema
+from pg_tenants.exceptions import ConfigurationError
 from pg_tenants.migrations import Target, required_registry
 from pg_tenants.models import domain_model, tenant_model
 from pg_tenants.provisioning.run import ACTIVE
@@ -77,12 +78,12 @@ def domain_of(tenant: Any) -> str:
     """Return a tenant's domain for requests in tests: its primary one, else any, else one that leads nowhere.
 
     Raises:
-        LookupError: it has none.
+        ConfigurationError: it has none.
     """
     with no_schema():
         found = domain_model()._default_manager.filter(tenant=tenant.pk).order_by("-is_primary", "pk").first()
     if found is None:
-        raise LookupError(f"The tenant {tenant} has no domain, so no request leads to it. Create one for it.")
+        raise ConfigurationError(f"The tenant {tenant} has no domain, so no request leads to it. Create one for it.")
     return str(found.domain)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -87,7 +88,8 @@ def test_what_will_not_pass_is_not_tried_again(make_alias: Any, server_params: d
 @pytest.fixture
 def rotating(raw: Any, server_params: dict[str, Any]) -> Iterator[Any]:
     """Return a role whose password a function changes, and the parameters to connect as it."""
-    role = "rotating"
+    # Roles are the whole server's, so each worker of the test run has its own.
+    role = f"rotating_{os.getpid()}"
     name = sql.Identifier(role)
     raw.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(name))
     raw.execute(sql.SQL("CREATE ROLE {} LOGIN").format(name))

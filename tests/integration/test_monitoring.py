@@ -17,6 +17,7 @@ from django.test import RequestFactory
 
 from example_project.notes.models import Note, Tag
 from pg_tenants import monitoring, observations, tenant_context
+from pg_tenants.exceptions import ConfigurationError
 from pg_tenants.observations import Counts, Store
 
 
@@ -227,7 +228,7 @@ def test_prometheus(monitored: Any, acme: Any) -> None:
         Note.objects.count()
     collector = prometheus.register()
     try:
-        with pytest.raises(ValueError, match="registered already"):
+        with pytest.raises(ConfigurationError, match="registered already"):
             prometheus.register()
         text = prometheus.view(RequestFactory().get("/metrics")).content.decode()
         assert 'pg_tenants_queries_total{database="default",schema="acme"} 1.0' in text

@@ -58,7 +58,7 @@ def test_the_example_project_has_no_problem() -> None:
 
 def test_every_id_has_a_test() -> None:
     """In this file, or in that of what the check is about."""
-    source = Path(checks.__file__).read_text()
+    source = "".join(path.read_text() for path in Path(checks.__file__).parent.glob("*.py"))
     files = [path for path in (ROOT / "tests").rglob("*.py") if path.name != "test_docs.py"]
     tests = "".join(path.read_text() for path in files)
     ids = set(re.findall(r"pg_tenants\.[EW]\d{3}", source))
@@ -549,7 +549,7 @@ def test_e091_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     says(only(run(checks.check_pgserver), "pg_tenants.E091"), "'default'", "pip install 'pg_tenants[server]'")
     with pytest.raises(ConfigurationError, match=r"'default'.*pip install 'pg_tenants\[server\]'"):
         DatabaseWrapper(connections.settings["default"], "default").get_connection_params()
-    monkeypatch.setattr(checks, "_pgserver_aliases", list)
+    monkeypatch.setattr("pg_tenants.checks._servers.pgserver_aliases", list)
     assert run(checks.check_pgserver, PGSERVER={"prot": 1}) == []
 
 

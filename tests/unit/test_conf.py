@@ -408,7 +408,7 @@ def test_the_documents_other_fields() -> None:
         ({"pool_size": 1, "pool": False}, "pool is False"),
         ({"pool_pre_ping": 1}, "pool_pre_ping is 1"),
         ({"ssl_enabled": "yes"}, "ssl_enabled is 'yes'"),
-        ({"ssl_mode": "verify"}, "ssl_mode is 'verify'. It is one of disable"),
+        ({"ssl_mode": "verify"}, "ssl_mode is 'verify', which libpq does not know. Use one of disable"),
         ({"ssl_enabled": False, "ssl_ca_file": "/ca"}, "ssl_enabled is False, and sslrootcert"),
         ({"password": "x", "password_file": "/x"}, "Give one of them"),
     ],

@@ -154,7 +154,7 @@ def test_entries_of_resolvers() -> None:
         (("pg_tenants.resolvers.PathResolver", {"prefix": "t"}), "Begin and end it with '/'"),
         (("pg_tenants.resolvers.PathResolver",), "pair"),
         (("pg_tenants.resolvers.PathResolver", "x"), "pair"),
-        (("pg_tenants.resolvers.is_public_host", {"host": "x"}), "Only a class takes options"),
+        (("pg_tenants.resolvers.is_public_host", {"host": "x"}), "is no class. Leave its options out"),
         ("pg_tenants.resolvers.Nothing", "cannot be imported"),
         (7, "not callable"),
     ],

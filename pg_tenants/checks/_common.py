@@ -1,0 +1,33 @@
+"""What several checks use."""
+
+from __future__ import annotations
+
+from django.db import connections
+
+from pg_tenants import conf
+from pg_tenants.backends.base import TenantDatabaseWrapperMixin
+from pg_tenants.exceptions import ConfigurationError
+
+__all__ = ["CSRF", "MIDDLEWARE", "SESSIONS", "is_ours", "pgserver_aliases"]
+
+MIDDLEWARE = "pg_tenants.middleware.TenantMiddleware"
+SESSIONS = "django.contrib.sessions.middleware.SessionMiddleware"
+CSRF = "django.middleware.csrf.CsrfViewMiddleware"
+
+
+def is_ours(alias: str) -> bool:
+    """Return whether an alias has a backend of ours."""
+    return isinstance(connections[alias], TenantDatabaseWrapperMixin)
+
+
+def pgserver_aliases() -> list[str]:
+    """Return the aliases of the development server."""
+    found = []
+    for alias in connections.settings:
+        options = connections.settings[alias].get("OPTIONS", {}).get("tenants")
+        try:
+            if conf.alias_options(options, alias).pgserver:
+                found.append(alias)
+        except ConfigurationError:
+            continue  # E016 says why.
+    return found
