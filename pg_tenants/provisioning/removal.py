@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from django.db import OperationalError, models, router
+from django.db import OperationalError, ProgrammingError, models, router
 from psycopg import errors as pg_errors
 from psycopg import sql
 
@@ -145,7 +145,7 @@ def delete(
         if done:
             return result
         if terminate:
-            _terminate(uses(schema, using=module.database), module.database)
+            _terminate(schema, uses(schema, using=module.database), module.database)
     raise _in_use(schema, grace, uses(schema, using=module.database))
 
 
@@ -181,11 +181,23 @@ def _attempt(
         return False, None
 
 
-def _terminate(found: list[Use], using: str) -> None:
-    with no_schema(), schemas.tenant_connection(using).without_prefix() as execute:
-        for use in found:
-            if use.pid is not None:
+def _terminate(schema: str, found: list[Use], using: str) -> None:
+    for use in found:
+        if use.pid is None:
+            continue
+        try:
+            with no_schema(), schemas.tenant_connection(using).without_prefix() as execute:
                 execute(f"SELECT pg_catalog.pg_terminate_backend({use.pid}, 1000)")
+        except ProgrammingError as exc:
+            if not isinstance(exc.__cause__, pg_errors.InsufficientPrivilege):
+                raise
+            with schemas.tenant_connection(using).without_prefix() as execute:
+                (role,) = execute("SELECT pg_catalog.quote_ident(current_user)").fetchone()
+            raise TenantInUse(
+                f"The tenant {schema!r} is used by a session that the role {role} may not end, so it was not dropped. Its "
+                f"status is 'deleting', and nothing new begins in it. Run GRANT pg_signal_backend TO {role} as a role "
+                f"that may, or end the session, and delete the tenant again:\n  {use}"
+            ) from exc
 
 
 def _in_use(schema: str, grace: float, found: list[Use]) -> TenantInUse:
