@@ -194,9 +194,9 @@ def _terminate(schema: str, found: list[Use], using: str) -> None:
             with schemas.tenant_connection(using).without_prefix() as execute:
                 (role,) = execute("SELECT pg_catalog.quote_ident(current_user)").fetchone()
             raise TenantInUse(
-                f"The tenant {schema!r} is used by a session that the role {role} may not end, so it was not dropped. Its "
-                f"status is 'deleting', and nothing new begins in it. Run GRANT pg_signal_backend TO {role} as a role "
-                f"that may, or end the session, and delete the tenant again:\n  {use}"
+                f"The tenant {schema!r} is used by a session that the role {role} may not end, so it was not dropped. "
+                "Its status is 'deleting', and nothing new begins in it. Run GRANT pg_signal_backend TO "
+                f"{role} as a role that may, or end the session, and delete the tenant again:\n  {use}"
             ) from exc
 
 

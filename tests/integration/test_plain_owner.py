@@ -154,7 +154,7 @@ def test_a_login_that_serves(place: Place) -> None:
             with tenant_context(tenant):
                 write_note("served")
                 assert Note.objects.get().title == "served"
-                with pytest.raises(ProgrammingError, match="permission denied|must be owner"), connection.cursor() as c:
+                with pytest.raises(ProgrammingError, match="permission denied"), connection.cursor() as c:
                     c.execute("CREATE TABLE mine (id int)")
         assert Client().get("/", headers={"host": "acme.localhost"}).status_code in (200, 302)
         with pytest.raises(SchemaNotPermitted, match="GRANT CREATE ON DATABASE"):
