@@ -1,11 +1,13 @@
-"""The whole life of a project under logins that have no more rights than docs/explanation/managed-services.md asks for.
+"""The whole life of a project under logins that have no more rights than the documentation asks for.
 
-A login that owns nothing but its database, or has CREATE on it; and beside it one that only serves requests.
+Those of docs/howto/production.md, made by its own statements: a login that owns nothing but its database, and one that
+only serves requests. And the least that docs/explanation/managed-services.md names: CREATE on a database of somebody else's.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from io import StringIO
@@ -18,7 +20,6 @@ from django.conf import settings
 from django.core.management import call_command
 from django.db import ProgrammingError, connection
 from django.test import Client, override_settings
-from psycopg import sql
 
 from example_project.customers.models import Domain, Tenant
 from example_project.notes.models import Note
@@ -26,52 +27,58 @@ from pg_tenants import monitoring, tenant_context
 from pg_tenants import sql as tenant_sql
 from pg_tenants.checks import check_databases
 from pg_tenants.exceptions import SchemaNotPermitted, TenantInUse
+from tests.acceptance._documents import CHECKOUT, blocks
 from tests.integration.nasty import NASTY, ROWS, run_in
 from tests.integration.test_roles import led_to, write_note
 
-# What the page says, word by word; {owner} and {web} are names.
-OWNS = "ALTER DATABASE {database} OWNER TO {owner}"
-MAY_CREATE = "GRANT CREATE ON DATABASE {database} TO {owner}; GRANT CREATE ON SCHEMA public TO {owner}"
-SERVES = """
-ALTER DEFAULT PRIVILEGES GRANT USAGE ON SCHEMAS TO {web};
-ALTER DEFAULT PRIVILEGES GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {web};
-ALTER DEFAULT PRIVILEGES GRANT USAGE ON SEQUENCES TO {web};
+PAGE = (CHECKOUT / "docs" / "howto" / "production.md").read_text()
+ADMIN, OWNER = [block.text for block in blocks(PAGE) if block.language == "sql"]
+OWNS = "CREATE DATABASE app OWNER app_owner;"
+MAY_CREATE = """
+CREATE DATABASE app;
+GRANT CONNECT, CREATE ON DATABASE app TO app_owner;
 """
-ENDS = "GRANT pg_signal_backend TO {owner}"
 
 
 class Place:
-    """A database, the login that migrates it, and one that serves requests from it."""
+    """A database, the login that migrates it, and one that serves requests from it.
+
+    Args:
+        server: how the administrator connects.
+        name: the name of the database and of its owner, and the beginning of the other login's.
+    """
 
     def __init__(self, server: dict[str, Any], name: str):
         self.name = name
-        self.owner = {**server, "dbname": name, "user": name, "password": "secret"}
+        self.admin = {**server, "dbname": name}
+        self.owner = {**self.admin, "user": name, "password": "secret"}
         self.web = {**self.owner, "user": f"{name}_web"}
 
     def run(self, params: dict[str, Any], script: str) -> None:
-        """Run statements of the page as one of the logins."""
-        names = {"database": self.name, "owner": self.name, "web": f"{self.name}_web"}
-        script = script.format(**{key: sql.Identifier(name).as_string() for key, name in names.items()})
+        """Run statements of the page, one by one, with this place's names and passwords."""
+        script = re.sub(r"--.*", "", script).replace("'…'", "'secret'")
+        for name, own in (("app_owner", self.name), ("app_web", f"{self.name}_web"), ("app", self.name)):
+            script = re.sub(rf"\b{name}\b", own, script)
         with psycopg.connect(**params, autocommit=True) as raw:
-            raw.execute(script.encode())
+            for statement in filter(str.strip, script.split(";")):
+                raw.execute(statement.encode())
 
 
 @pytest.fixture
 def place(request: Any, server_params: dict[str, Any], django_db_blocker: Any) -> Iterator[Place]:
     """Lead the default alias to a new database, as a login that owns it or one that may create schemas there."""
     place = Place(server_params, f"owner_{os.getpid()}_{secrets.token_hex(4)}")
-    with psycopg.connect(**server_params, autocommit=True) as raw:
-        for login in (place.owner, place.web):
-            raw.execute(f"CREATE ROLE {login['user']} LOGIN PASSWORD 'secret'".encode())
-        raw.execute(f"CREATE DATABASE {place.name}".encode())
-        place.run({**server_params, "dbname": place.name}, getattr(request, "param", OWNS))
-        try:
-            with django_db_blocker.unblock(), led_to(place.owner):
-                yield place
-        finally:
-            raw.execute(f"DROP DATABASE {place.name} WITH (FORCE)".encode())
-            for login in (place.owner, place.web):
-                raw.execute(f"DROP ROLE {login['user']}".encode())
+    how = getattr(request, "param", OWNS)
+    assert OWNS in ADMIN
+    try:
+        place.run(server_params, ADMIN.replace(OWNS, how))
+        if how != OWNS:
+            place.run(place.admin, "GRANT CREATE ON SCHEMA public TO app_owner")
+        with django_db_blocker.unblock(), led_to(place.owner):
+            yield place
+    finally:
+        place.run(server_params, "DROP DATABASE IF EXISTS app WITH (FORCE)")
+        place.run(server_params, "DROP ROLE IF EXISTS app_owner; DROP ROLE IF EXISTS app_web")
 
 
 def warnings_of_the_rights() -> list[Any]:
@@ -141,7 +148,7 @@ def test_a_whole_life(place: Place, tmp_path: Path) -> None:
 
 def test_a_login_that_serves(place: Place) -> None:
     """With default privileges, every tenant is served by a login that can neither make nor drop anything."""
-    place.run(place.owner, SERVES)
+    place.run(place.owner, OWNER)
     with override_settings(PG_TENANTS={**settings.PG_TENANTS, "READY_SCHEMAS": 1}):
         command("migrate_schemas", verbosity=0)
         for name in ("acme", "globex"):  # The first takes the ready schema, the second the template.
@@ -162,9 +169,12 @@ def test_a_login_that_serves(place: Place) -> None:
         assert Tenant.objects.filter(schema_name="mine").count() == 0
 
 
-def test_who_may_end_sessions(place: Place, server_params: dict[str, Any]) -> None:
+def test_who_may_end_sessions(place: Place) -> None:
     """To end another login's sessions takes a right of its own. Without it nothing is dropped, and it is said."""
-    place.run(place.owner, SERVES)
+    ends = "GRANT pg_signal_backend TO app_owner"
+    assert ends in ADMIN
+    place.run(place.admin, "REVOKE pg_signal_backend FROM app_owner")
+    place.run(place.owner, OWNER)
     command("migrate_schemas", verbosity=0)
     tenant = Tenant.objects.create(schema_name="acme", name="Acme")
     with psycopg.connect(**place.web) as other:
@@ -172,7 +182,7 @@ def test_who_may_end_sessions(place: Place, server_params: dict[str, Any]) -> No
         with pytest.raises(TenantInUse, match=f"GRANT pg_signal_backend TO {place.name} "):
             tenant.delete(grace=0, terminate=True)
         assert "acme" in schemas_there()
-        place.run(server_params, ENDS)
+        place.run(place.admin, ends)
         tenant.delete(grace=0, terminate=True)
         with pytest.raises(psycopg.OperationalError):
             other.execute("SELECT 1")
