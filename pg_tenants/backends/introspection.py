@@ -44,10 +44,11 @@ class TenantIntrospectionMixin(_Base):
         A schema that the alias is bound to has none before ``migrate`` has made it, so that ``makemigrations`` and
         ``showmigrations`` work on a new database.
         """
+        connection: Any = self.connection
         try:
             found = super().get_table_list(cursor)
         except SchemaDoesNotExist:
-            if self.connection.tenant_options.schema is None or self.connection.in_atomic_block:
+            if connection.tenant_options.schema is None or connection.in_atomic_block:
                 raise
             return []
         return [table for table in found if table.name not in OWN_TABLES]

@@ -1,7 +1,7 @@
 """The whole life of a project under logins that have no more rights than the documentation asks for.
 
 Those of docs/howto/production.md, made by its own statements: a login that owns nothing but its database, and one that
-only serves requests. And the least that docs/explanation/managed-services.md names: CREATE on a database of somebody else's.
+only serves requests. And the least that docs/explanation/managed-services.md names: CREATE on somebody else's database.
 """
 
 from __future__ import annotations
