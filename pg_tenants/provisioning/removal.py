@@ -64,7 +64,7 @@ SELECT DISTINCT l.pid, COALESCE(a.application_name, ''), a.client_addr::text, a.
     EXTRACT(epoch FROM pg_catalog.statement_timestamp() - a.xact_start)::float8, COALESCE(a.query, '')
 FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
 WHERE l.granted AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
-    AND COALESCE(a.backend_type, '') <> 'autovacuum worker'
+    AND (a.pid IS NULL OR a.usesysid IS NOT NULL)
     AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
     AND (l.locktype = 'relation' AND l.relation IN (
             SELECT oid FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.to_regnamespace({name}))
@@ -75,7 +75,10 @@ ORDER BY 1
 
 
 def uses(schema: str, *, using: str) -> list[Use]:
-    """Return the sessions that a drop of the schema would wait for; autovacuum gives way by itself.
+    """Return the sessions that a drop of the schema would wait for; autovacuum, which is nobody's, gives way by itself.
+
+    What a session does is hidden from a login that has neither its rights nor those of ``pg_read_all_stats``; whose it
+    is, is not.
 
     Args:
         schema: its name.

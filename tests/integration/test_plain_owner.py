@@ -173,12 +173,18 @@ def test_who_may_end_sessions(place: Place) -> None:
     """To end another login's sessions takes a right of its own. Without it nothing is dropped, and it is said."""
     ends = "GRANT pg_signal_backend TO app_owner"
     assert ends in ADMIN
-    place.run(place.admin, "REVOKE pg_signal_backend FROM app_owner")
+    place.run(place.admin, "REVOKE pg_signal_backend FROM app_owner; REVOKE pg_read_all_stats FROM app_owner")
     place.run(place.owner, OWNER)
     command("migrate_schemas", verbosity=0)
     tenant = Tenant.objects.create(schema_name="acme", name="Acme")
     with psycopg.connect(**place.web) as other:
-        other.execute("SELECT count(*) FROM acme.notes_note")
+        other.execute("SELECT count(*) FROM acme.notes_note, acme.pg_tenants_marker")
+        # What it does is hidden from this login, but not that it is there, and for whom.
+        (seen,) = [session for session in monitoring.sessions() if session.pid == other.info.backend_pid]
+        assert (seen.schema, seen.state, seen.seconds) == ("acme", None, None)
+        place.run(place.admin, "GRANT pg_read_all_stats TO app_owner")
+        (seen,) = [session for session in monitoring.sessions() if session.pid == other.info.backend_pid]
+        assert (seen.schema, seen.state) == ("acme", "idle in transaction")
         with pytest.raises(TenantInUse, match=f"GRANT pg_signal_backend TO {place.name} "):
             tenant.delete(grace=0, terminate=True)
         assert "acme" in schemas_there()
