@@ -193,3 +193,15 @@ def test_who_may_end_sessions(place: Place) -> None:
         with pytest.raises(psycopg.OperationalError):
             other.execute("SELECT 1")
     assert "acme" not in schemas_there()
+
+
+def test_a_login_that_owns_its_schema_alone(place: Place) -> None:
+    """It migrates the alias that is bound to the schema, and has no right on the database or on another schema."""
+    place.run(place.admin, "CREATE SCHEMA service AUTHORIZATION app_web")
+    without = {"PGSERVER": settings.PG_TENANTS["PGSERVER"]}
+    with override_settings(DATABASE_ROUTERS=[], PG_TENANTS=without), led_to(place.web, tenants={"schema": "service"}):
+        command("migrate", "contenttypes", verbosity=0, skip_checks=True)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM django_content_type")
+            with pytest.raises(ProgrammingError, match="permission denied"):
+                cursor.execute("CREATE SCHEMA other")
