@@ -55,8 +55,8 @@ SELECT a.pid, a.state, a.application_name, extract(epoch FROM pg_catalog.now() -
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE l.pid = a.pid AND l.locktype = 'relation' AND c.relname = %s LIMIT 1)
 FROM pg_catalog.pg_stat_activity a
-WHERE a.datname = pg_catalog.current_database() AND a.backend_type = 'client backend'
-    AND a.pid <> pg_catalog.pg_backend_pid()
+WHERE a.datname = pg_catalog.current_database() AND a.usesysid IS NOT NULL
+    AND COALESCE(a.backend_type, 'client backend') = 'client backend' AND a.pid <> pg_catalog.pg_backend_pid()
 ORDER BY a.pid
 """
 _STATS = """
@@ -147,7 +147,8 @@ class Session:
 
     Attributes:
         pid: its process on the server.
-        state: PostgreSQL's word: ``active``, ``idle``, ``idle in transaction``, …
+        state: PostgreSQL's word: ``active``, ``idle``, ``idle in transaction``, …; None, as ``seconds``, where it is
+            another login's and this one has neither its rights nor those of ``pg_read_all_stats``.
         application: its ``application_name``.
         seconds: since when its last statement began.
         schema: the schema, by its name in the database, whose statement or transaction it is in; None for none.

@@ -27,9 +27,10 @@ class PgBouncer:
     Args:
         params: how psycopg connects to the server.
         pool_size: how many server connections it has.
+        more: other settings of its section ``[pgbouncer]``, which override those here.
     """
 
-    def __init__(self, params: dict[str, Any], *, pool_size: int = 2):
+    def __init__(self, params: dict[str, Any], *, pool_size: int = 2, **more: str):
         assert PROGRAM is not None
         self.folder = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
         with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -42,6 +43,7 @@ class PgBouncer:
             f"listen_addr=127.0.0.1\nlisten_port={self.port}\nunix_socket_dir=\nauth_type=scram-sha-256\n"
             f"auth_file={users}\npool_mode=transaction\ndefault_pool_size={pool_size}\nmax_client_conn=500\n"
             "ignore_startup_parameters=extra_float_digits\nlog_connections=0\nlog_disconnections=0\n"
+            + "".join(f"{key}={value}\n" for key, value in more.items())
         )
         self.params = {**params, "host": "127.0.0.1", "port": self.port}
         # It refuses to run as root, and reads its files before nothing else.

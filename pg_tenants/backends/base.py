@@ -320,7 +320,10 @@ class TenantDatabaseWrapperMixin(_Base):
         if schema is not None:
             name = self.physical_schema(schema)
             with self.without_prefix() as execute:
-                execute(f"CREATE SCHEMA IF NOT EXISTS {quote(name)}")
+                # IF NOT EXISTS alone asks for CREATE on the database all the same, which the schema's owner may lack.
+                literal = psycopg.sql.Literal(quote(name)).as_string()
+                if execute(f"SELECT pg_catalog.to_regnamespace({literal})").fetchone() == (None,):
+                    execute(f"CREATE SCHEMA IF NOT EXISTS {quote(name)}")
                 execute(f"CREATE TABLE IF NOT EXISTS {quote(name)}.{MARKER_TABLE} ()")
         with self.extensions_schema_only():
             super().prepare_database()

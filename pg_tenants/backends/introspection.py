@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pg_tenants.exceptions import SchemaDoesNotExist
 from pg_tenants.names import OWN_TABLES
 
 if TYPE_CHECKING:
@@ -38,8 +39,19 @@ class TenantIntrospectionMixin(_Base):
 
     @_in_active_schema
     def get_table_list(self, cursor: Any) -> Any:
-        """Return the tables and views of the active schema, without those of this package."""
-        return [table for table in super().get_table_list(cursor) if table.name not in OWN_TABLES]
+        """Return the tables and views of the active schema, without those of this package.
+
+        A schema that the alias is bound to has none before ``migrate`` has made it, so that ``makemigrations`` and
+        ``showmigrations`` work on a new database.
+        """
+        connection: Any = self.connection
+        try:
+            found = super().get_table_list(cursor)
+        except SchemaDoesNotExist:
+            if connection.tenant_options.schema is None or connection.in_atomic_block:
+                raise
+            return []
+        return [table for table in found if table.name not in OWN_TABLES]
 
     @_in_active_schema
     def get_table_description(self, cursor: Any, table_name: str) -> Any:

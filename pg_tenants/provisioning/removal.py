@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from django.db import OperationalError, models, router
+from django.db import OperationalError, ProgrammingError, models, router
 from psycopg import errors as pg_errors
 from psycopg import sql
 
@@ -64,7 +64,7 @@ SELECT DISTINCT l.pid, COALESCE(a.application_name, ''), a.client_addr::text, a.
     EXTRACT(epoch FROM pg_catalog.statement_timestamp() - a.xact_start)::float8, COALESCE(a.query, '')
 FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
 WHERE l.granted AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
-    AND COALESCE(a.backend_type, '') <> 'autovacuum worker'
+    AND (a.pid IS NULL OR a.usesysid IS NOT NULL)
     AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
     AND (l.locktype = 'relation' AND l.relation IN (
             SELECT oid FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.to_regnamespace({name}))
@@ -75,7 +75,10 @@ ORDER BY 1
 
 
 def uses(schema: str, *, using: str) -> list[Use]:
-    """Return the sessions that a drop of the schema would wait for; autovacuum gives way by itself.
+    """Return the sessions that a drop of the schema would wait for; autovacuum, which is nobody's, gives way by itself.
+
+    What a session does is hidden from a login that has neither its rights nor those of ``pg_read_all_stats``; whose it
+    is, is not.
 
     Args:
         schema: its name.
@@ -145,7 +148,7 @@ def delete(
         if done:
             return result
         if terminate:
-            _terminate(uses(schema, using=module.database), module.database)
+            _terminate(schema, uses(schema, using=module.database), module.database)
     raise _in_use(schema, grace, uses(schema, using=module.database))
 
 
@@ -181,11 +184,23 @@ def _attempt(
         return False, None
 
 
-def _terminate(found: list[Use], using: str) -> None:
-    with no_schema(), schemas.tenant_connection(using).without_prefix() as execute:
-        for use in found:
-            if use.pid is not None:
+def _terminate(schema: str, found: list[Use], using: str) -> None:
+    for use in found:
+        if use.pid is None:
+            continue
+        try:
+            with no_schema(), schemas.tenant_connection(using).without_prefix() as execute:
                 execute(f"SELECT pg_catalog.pg_terminate_backend({use.pid}, 1000)")
+        except ProgrammingError as exc:
+            if not isinstance(exc.__cause__, pg_errors.InsufficientPrivilege):
+                raise
+            with schemas.tenant_connection(using).without_prefix() as execute:
+                (role,) = execute("SELECT pg_catalog.quote_ident(current_user)").fetchone()
+            raise TenantInUse(
+                f"The tenant {schema!r} is used by a session that the role {role} may not end, so it was not dropped. "
+                "Its status is 'deleting', and nothing new begins in it. Run GRANT pg_signal_backend TO "
+                f"{role} as a role that may, or end the session, and delete the tenant again:\n  {use}"
+            ) from exc
 
 
 def _in_use(schema: str, grace: float, found: list[Use]) -> TenantInUse:

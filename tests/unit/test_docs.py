@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,26 @@ def test_features_have_their_tests() -> None:
     assert len(named) > 40
     for file, name in named:
         assert re.search(rf"^(async )?def {name}\b", (ROOT / file).read_text(), re.MULTILINE), f"{file}::{name}"
+
+
+def test_dependencies() -> None:
+    """Each library that the project asks for is on the page that says why, those of an extra in its rows."""
+    text = (ROOT / "docs" / "explanation" / "dependencies.md").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    base, _, extras = text.partition("\nThe others are extras")
+    for extra, requirements in {"": project["dependencies"], **project["optional-dependencies"]}.items():
+        named = base if not extra else "\n".join(re.findall(rf"^\| `{extra}` \|.*", extras, re.MULTILINE))
+        for requirement in requirements:
+            name = re.split(r"[^\w-]", requirement)[0]
+            if name != "pg_tenants":
+                assert re.search(rf"\b{name}\b", named, re.IGNORECASE), f"{name} of the extra {extra!r}"
+
+
+@pytest.mark.parametrize("folder", ["explanation", "howto", "patterns"])
+def test_indexes(folder: str) -> None:
+    """Each page of a folder is in its table of contents, once."""
+    text = (ROOT / "docs" / folder / "index.md").read_text()
+    listed = re.findall(
+        r"^[a-z][a-z-]+$", "\n".join(re.findall(r"```{toctree}\n(.*?)```", text, re.DOTALL)), re.MULTILINE
+    )
+    assert sorted(listed) == sorted(path.stem for path in (ROOT / "docs" / folder).glob("*.md") if path.stem != "index")
