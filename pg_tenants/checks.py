@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -48,7 +49,12 @@ SHOWN = 5
 
 _ENGINES = "django.contrib.sessions.backends."
 _CACHE_MIDDLEWARE = [f"django.middleware.cache.{name}CacheMiddleware" for name in ("Update", "FetchFrom")]
-_PROBLEM_IDS = {"unknown": "pg_tenants.E001", "type": "pg_tenants.E002", "missing": "pg_tenants.E003"}
+_PROBLEM_IDS = {
+    "unknown": "pg_tenants.E001",
+    "type": "pg_tenants.E002",
+    "missing": "pg_tenants.E003",
+    "debug": "pg_tenants.E095",
+}
 _SQL_PROBLEM_IDS = {
     "folder": "pg_tenants.E042",
     "name": "pg_tenants.E043",
@@ -171,13 +177,31 @@ def _bad_databases(modules: Registry) -> Iterator[CheckMessage]:
                 hint=conf.nearest(module.database, connections.settings),
                 id="pg_tenants.E014",
             )
+        elif (engine := connections.settings[module.database]["ENGINE"]) == conf.NO_ENGINE:
+            yield Error(
+                f"The module {module.name!r} has no database: it names none, and DATABASES has no default one.",
+                hint=f"Set PG_TENANTS['MODULES'][{module.name!r}]['database'] to an alias, or add "
+                "DATABASES['default'].",
+                id="pg_tenants.E094",
+            )
         elif not _is_ours(module.database):
-            engine = connections.settings[module.database]["ENGINE"]
             yield Error(
                 f"DATABASES[{module.database!r}] has the ENGINE {engine!r}, which knows no tenants.",
                 hint=f"Set it to {conf.ENGINE!r}, or 'pg_tenants.backends.postgis'.",
                 id="pg_tenants.E010",
             )
+        elif schema := _bound_to(module.database):
+            yield Error(
+                f"The module {module.name!r} lives on DATABASES[{module.database!r}], which is bound to the schema "
+                f"{schema!r}, where all statements of that alias run.",
+                hint="Name an alias without OPTIONS['tenants']['schema'].",
+                id="pg_tenants.E096",
+            )
+
+
+def _bound_to(alias: str) -> str | None:
+    options = _options_of(alias)
+    return None if options is None else options.schema
 
 
 def _no_tenant_module() -> CheckMessage:
@@ -247,15 +271,16 @@ def _bad_relations(modules: Registry) -> Iterator[CheckMessage]:
     for model in apps.get_models(include_auto_created=True):
         for field in model._meta.local_fields:
             target = field.related_model
-            if not isinstance(target, type) or not field.remote_field or field.remote_field.parent_link:
+            if not isinstance(target, type) or not field.remote_field:
                 continue
             here, there = modules.of_app(model._meta.app_label), modules.of_app(target._meta.app_label)
             for module in here:
                 reachable = module in there or any(m.is_fixed and m.database == module.database for m in there)
                 if there and not reachable:
+                    places = ", ".join(f"{m.name!r} (on {m.database!r})" for m in there)
                     yield Error(
-                        f"{model.__name__}.{field.name} of the module {module.name!r} refers to {target.__name__}, "
-                        f"which is in {', '.join(repr(m.name) for m in there)} and cannot be reached from there.",
+                        f"{model.__name__}.{field.name} of the module {module.name!r} (on {module.database!r}) refers "
+                        f"to {target.__name__}, which is in {places} and cannot be reached from there.",
                         hint="Put both models into one module, or keep the key in a plain field.",
                         obj=field,
                         id="pg_tenants.E013",
@@ -264,7 +289,7 @@ def _bad_relations(modules: Registry) -> Iterator[CheckMessage]:
 
 def check_installation(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
     """Find a missing router or middleware, bad options of an alias, and resolvers that cannot be imported."""
-    found: list[CheckMessage] = []
+    found: list[CheckMessage] = [*_second_pools()]
     if not any(isinstance(entry, TenantRouter) for entry in router.routers):
         found.append(
             Error(
@@ -288,6 +313,43 @@ def check_installation(app_configs: Sequence[Any] | None = None, **kwargs: Any) 
         except ConfigurationError as exc:
             found.append(Error(str(exc), hint="See the settings reference.", id="pg_tenants.E017"))
     return [*found, *_middleware_order(), *_shared_cache()]
+
+
+def _second_pools() -> Iterator[CheckMessage]:
+    """Find pools that take each other's connections: of two aliases for everything on one database."""
+    by_place: dict[tuple[str, ...], list[str]] = {}
+    for alias in connections.settings:
+        options = _options_of(alias)
+        pooled = _is_ours(alias) and connections.settings[alias]["OPTIONS"].get("pool")
+        if pooled and options is not None and not options.readonly and options.schema is None:
+            by_place.setdefault(_place_of(alias, options), []).append(alias)
+    for first, *others in by_place.values():
+        for alias in others:
+            yield Warning(
+                f"DATABASES[{first!r}] and DATABASES[{alias!r}] have a pool of connections each, on the same database.",
+                hint="Use one of them for all schemas. A second one is of use where it is read-only, or bound to one "
+                "schema.",
+                id="pg_tenants.W093",
+            )
+
+
+def _options_of(alias: str) -> conf.AliasOptions | None:
+    connection = connections[alias]
+    try:
+        return connection.tenant_options if isinstance(connection, TenantDatabaseWrapperMixin) else None
+    except ConfigurationError:
+        return None  # E016 says why.
+
+
+def _place_of(alias: str, options: conf.AliasOptions) -> tuple[str, ...]:
+    """Return the server and the database of an alias, the same for what means the same."""
+    entry = connections.settings[alias]
+    service = str(entry["OPTIONS"].get("service") or "")
+    if options.pgserver:
+        return "pgserver", str(entry["NAME"])
+    host = str(entry["HOST"] or os.environ.get("PGHOST") or "").lower().rstrip(".")
+    here = "localhost" if host in ("127.0.0.1", "::1") else host
+    return service, here, str(entry["PORT"] or os.environ.get("PGPORT") or 5432), str(entry["NAME"])
 
 
 def _way_of_migrations(alias: str, connection: TenantDatabaseWrapperMixin) -> Iterator[CheckMessage]:

@@ -148,17 +148,17 @@ def test_the_tests_of_the_project(project: Project, pytester: pytest.Pytester) -
     pytester.makepyfile(test_billing=TESTS)
     pytester.makeini("[pytest]\nfilterwarnings = error\naddopts = -p no:cacheprovider\n")
     environ = {"PYTHONPATH": f"{pytester.path}{os.pathsep}{ROOT}"}
-    workers = ["-n", "2"] if project.where else []
+    workers = ["-n", "2"] if project.place == "database" else []
     done = project.run("-m", "pytest", "-q", *workers, folder=pytester.path, **environ)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "7 passed" in done.stdout
-    if project.where is None:
+    if project.place == "server":
+        assert {"test_master", "test_master_billing"} == project.schemas()
+    if project.place != "database":
         return
     found = project.schemas()
     assert {"test_gw0_billing", "test_gw1_billing"} <= found
     assert not [name for name in found if "tenant" in name]
-    if project.place == "server":
-        return
     done = project.run(
         *("-m", "django", "test", "test_billing", "--testrunner", "pg_tenants.test.TenantDiscoverRunner"),
         *("--parallel", "2"),

@@ -13,7 +13,7 @@ from django.core.management.base import CommandError, CommandParser, no_translat
 from django.core.management.commands.migrate import Command as DjangoCommand
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
 
-from pg_tenants import migrations
+from pg_tenants import conf, migrations
 from pg_tenants.createdb import create_database, database_exists
 from pg_tenants.exceptions import PgTenantsError
 from pg_tenants.management.progress import Watch, honour_no_color, watch
@@ -28,9 +28,6 @@ SHOWN = 10
 
 NAMED = 3
 """How many schemas of the same script a dry run names."""
-
-NO_ENGINE = "django.db.backends.dummy"
-"""What Django gives an alias that is not configured."""
 
 INTERRUPTED = 130
 """The exit status of a program that was ended by Ctrl-C."""
@@ -110,7 +107,7 @@ class Command(DjangoCommand):
             help="Print the result as one JSON document on stdout, and events as lines of JSON on stderr.",
         )
 
-    def get_check_kwargs(self, options: dict[str, Any]) -> dict[str, Any]:
+    def get_check_kwargs(self, options: dict[str, Any]) -> Any:
         """Leave the databases out of what is checked at first: each is when its turn comes, and may be made before."""
         return {}
 
@@ -144,7 +141,7 @@ class Command(DjangoCommand):
         modules = registry()
         owners = list(modules.databases) if modules else []
         default = connections.settings[DEFAULT_DB_ALIAS]["ENGINE"]
-        other = default != NO_ENGINE and not is_tenant_aware(DEFAULT_DB_ALIAS)
+        other = default != conf.NO_ENGINE and not is_tenant_aware(DEFAULT_DB_ALIAS)
         return list(dict.fromkeys([*([DEFAULT_DB_ALIAS] if other or not owners else []), *owners]))
 
     def _migrate_each(self, aliases: list[str], options: dict[str, Any]) -> None:
