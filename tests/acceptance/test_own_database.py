@@ -16,6 +16,7 @@ import pytest
 from django.conf import settings
 from psycopg import sql
 
+from tests.acceptance.test_demo import free_port
 from tests.projects.probe import ROOT, names, new_database
 
 pytest_plugins = ["pytester"]
@@ -168,3 +169,82 @@ def test_the_tests_of_the_project(project: Project, pytester: pytest.Pytester) -
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Ran 4 tests" in done.stderr
     assert {"test_1_billing", "test_2_billing"} <= project.schemas()
+
+
+ELSEWHERE = """
+import django
+django.setup()
+from django.core.management import call_command
+from django.db import connections, transaction
+from example_project.customers.models import Tenant
+from example_project.notes.models import Note
+from pg_tenants import schemas, tenant_context
+
+def there(name):
+    assert not schemas.exists(name)
+    return schemas.exists(name, using="fleet")
+
+acme = Tenant.objects.create(schema_name="acme", name="Acme")
+assert there("acme")
+with tenant_context(acme):
+    assert Note.objects.count() == 0
+    assert Note.objects.all().db == "fleet"
+    with connections["default"].cursor() as cursor:
+        cursor.execute("SELECT current_schemas(false)")
+        assert cursor.fetchone()[0] == ["public", "billing"]
+# The row stays, so the schema does.
+for delete in (acme.delete, Tenant.objects.all().delete):
+    try:
+        with transaction.atomic():
+            delete()
+            raise LookupError
+    except LookupError:
+        acme = Tenant.objects.get()
+    assert there("acme")
+assert acme.clone("copy", name="Copy").rename("moved")
+moved = Tenant.objects.get(schema_name="moved")
+assert there("moved") and not there("copy")
+moved.delete(grace=1)
+assert not there("moved")
+Tenant.objects.all().delete()
+assert not there("acme") and not Tenant.objects.exists()
+try:
+    with transaction.atomic(using="fleet"):
+        Tenant.objects.create(schema_name="acme", name="Acme")
+        raise LookupError
+except LookupError:
+    assert not there("acme")
+"""
+
+
+def test_tenants_in_another_database(server_params: dict[str, Any], other_server: dict[str, Any]) -> None:
+    """Their schemas may be on another server than their rows: made, migrated, used, copied, and deleted there."""
+    where = other_server
+    url = f"postgresql://{where['user']}:{where['password']}@{where['host']}:{where['port']}/fleet"
+    with new_database(server_params, "rows") as environ:
+        project = Project("fleet", {**environ, "TENANTS_DATABASE_URL": url}, where)
+        done = project.run("manage.py", "migrate_schemas")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.index("Database 'default'") < done.stdout.index("Database 'fleet'")
+        for command in (["-c", ELSEWHERE], ["manage.py", "demo", "--check"]):
+            done = project.run(*command)
+            assert done.returncode == 0, done.stdout + done.stderr
+        done = project.run("manage.py", "migrate_schemas", "--check", "--json")
+        assert done.returncode == 0, done.stderr
+        homes = {entry["schema"]: entry["database"] for entry in json.loads(done.stdout)["schemas"]}
+        assert homes["acme"] == "fleet"
+        assert homes["billing"] == homes["public"] == "default"
+        assert project.run("manage.py", "prepare_schemas").stdout == "tenant: 1 ready\n"
+
+
+def test_a_database_that_cannot_be_reached(server_params: dict[str, Any]) -> None:
+    """It is told, and keeps none of the others from being migrated; the exit status is that of a failure."""
+    with new_database(server_params, "half") as environ:
+        url = f"postgresql://ada:hunter2-secret@127.0.0.1:{free_port()}/billing"
+        project = Project("none", {**environ, "BILLING_DATABASE_URL": url}, None)
+        done = project.run("manage.py", "migrate_schemas")
+        assert done.returncode == 1
+        assert "1 schema: 1 migrated" in done.stdout
+        assert "Database 'billing': " in done.stderr
+        assert "hunter2-secret" not in done.stderr
+        assert "Traceback" not in done.stderr
