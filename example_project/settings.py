@@ -1,5 +1,6 @@
 """Settings of the example project. `DATABASE_URL`, `SECRET_KEY`, `DEBUG` and `ALLOWED_HOSTS` come from the
-environment or from a `.env` file beside manage.py; without any of them the embedded PostgreSQL is used."""
+environment or from a `.env` file beside manage.py; without any of them the embedded PostgreSQL is used. With
+`BILLING_DATABASE_URL` the module billing has a database of its own, on the same server or on another."""
 
 from __future__ import annotations
 
@@ -22,6 +23,10 @@ SECRET_KEY = env.str("SECRET_KEY", default="insecure-key-of-the-example") if DEB
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[".localhost", "127.0.0.1"])
 
 DATABASES = {"default": database(env.str("DATABASE_URL", default="pgserver://"))}
+BILLING = "default"
+if url := env.str("BILLING_DATABASE_URL", default=""):
+    BILLING = "billing"
+    DATABASES[BILLING] = database(url, create_db=True)
 DATABASE_ROUTERS = ["pg_tenants.routers.TenantRouter"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -65,7 +70,7 @@ PG_TENANTS = {
                 "django.contrib.admin",
             ],
         },
-        "billing": {"schema": "billing", "apps": ["example_project.billing"]},
+        "billing": {"schema": "billing", "apps": ["example_project.billing"], "database": BILLING},
         "tenant": {
             "apps": [
                 "django.contrib.contenttypes",

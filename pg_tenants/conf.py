@@ -27,6 +27,7 @@ __all__ = [
     "ENGINE",
     "KEYS",
     "MIGRATIONS_KEYS",
+    "NO_ENGINE",
     "TIMEOUTS",
     "AliasOptions",
     "Config",
@@ -35,6 +36,7 @@ __all__ = [
     "Retry",
     "Timeouts",
     "alias_options",
+    "auto_migrates",
     "database",
     "django_setting",
     "get",
@@ -46,6 +48,8 @@ __all__ = [
 ]
 
 ENGINE = "pg_tenants.backends.postgresql"
+NO_ENGINE = "django.db.backends.dummy"
+"""What Django gives an alias that is not configured."""
 
 KEYS = (
     "TENANT_MODEL",
@@ -61,6 +65,7 @@ KEYS = (
     "READY_SCHEMAS",
     "PGSERVER",
     "MONITORING",
+    "AUTO_MIGRATE",
 )
 """The keys of ``PG_TENANTS``."""
 
@@ -120,6 +125,7 @@ class Config:
     ready_schemas: int = 0
     pgserver: Mapping[str, Any] = field(default_factory=dict, repr=False)
     monitoring: Monitoring | None = None
+    auto_migrate: bool = False
     problems: tuple[tuple[str, str, str], ...] = ()
 
 
@@ -206,6 +212,12 @@ def pgserver() -> dict[str, Any]:
     config = get()
     project = str(getattr(settings, "SETTINGS_MODULE", None) or "default").partition(".")[0]
     return {"name": project, **(config.pgserver if config else {})}
+
+
+def auto_migrates() -> bool:
+    """Return whether ``runserver`` brings all schemas up to date: in development alone."""
+    config = get()
+    return config is not None and config.auto_migrate and bool(settings.DEBUG)
 
 
 def settle_media_urls() -> None:
@@ -354,6 +366,11 @@ def _parse(raw: object) -> Config:
             "RESOLVERS", resolvers, "a list of dotted paths, callables, or pairs of a dotted path and its options"
         )
         resolvers = ()
+    auto_migrate = read.boolean("AUTO_MIGRATE")
+    if auto_migrate and not settings.DEBUG:
+        # Asked for here, where the settings are first read: test runs switch DEBUG off later.
+        message = "PG_TENANTS['AUTO_MIGRATE'] is on, and DEBUG is off."
+        problems.append(("debug", message, "Set it to DEBUG, and run migrate_schemas when you deploy."))
     hosts = []
     for host in read.texts("PUBLIC_HOSTS"):
         try:
@@ -374,6 +391,7 @@ def _parse(raw: object) -> Config:
         ready_schemas=read.count("READY_SCHEMAS"),
         pgserver=read.mapping("PGSERVER"),
         monitoring=_parse_monitoring(raw.get("MONITORING"), problems),
+        auto_migrate=auto_migrate,
         problems=tuple(problems),
     )
 

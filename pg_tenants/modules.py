@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from django.apps import AppConfig, apps
-from django.db import DEFAULT_DB_ALIAS
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.models.signals import class_prepared
 from django.dispatch import receiver
 
@@ -129,9 +129,9 @@ class Registry:
         """Return the modules that an app is in; empty for an app in none."""
         return self._by_app.get(label, ())
 
-    def of_schema(self, schema: str) -> tuple[Module, ...]:
-        """Return the fixed modules that live in ``schema``."""
-        return tuple(module for module in self.fixed if module.schema == schema)
+    def of_schema(self, schema: str, database: str | None = None) -> tuple[Module, ...]:
+        """Return the fixed modules that live in ``schema``, of one alias or of all that have such a schema."""
+        return tuple(module for module in self.fixed if module.schema == schema and database in (None, module.database))
 
     def of_active(self, target: ActiveSchema) -> tuple[Module, ...]:
         """Return the modules whose tables are in an active schema.
@@ -167,11 +167,53 @@ class Registry:
             )
         return self.tenant[0]
 
+    @cached_property
+    def databases(self) -> tuple[str, ...]:
+        """Return the aliases that modules live on, in the order in which their schemas are migrated.
+
+        Those of fixed modules alone come before those with tenants, as fixed modules' schemas do in one database. Of
+        these the first is that of the tenants' rows, which say what schemas there are.
+        """
+        label = self._config.tenant_model.partition(".")[0]
+        of_rows = {module.database for module in self.of_app(label)}
+        with_tenants = {module.database for module in self.tenant}
+        found = dict.fromkeys(module.database for module in self)
+        # The sort keeps the setting's order otherwise.
+        return tuple(sorted(found, key=lambda alias: (alias in with_tenants, alias not in of_rows)))
+
     def home(self, alias: str) -> str:
-        """Return the alias that the modules which an alias reaches live on."""
-        owners = {module.database for module in self}
-        # An alias that owns no module is another way into the default database, such as a read-only one.
-        return alias if alias in owners else DEFAULT_DB_ALIAS
+        """Return the alias that the modules which an alias reaches live on.
+
+        An alias that owns no module is another way into the database of one that does, such as a read-only one: of
+        that with the same server and name, else of the only one with the same name, else of the default.
+        """
+        owners = self.databases
+        if alias in owners or len(owners) < 2:
+            return alias if alias in owners else DEFAULT_DB_ALIAS
+        for keys in (("HOST", "PORT", "NAME"), ("NAME",)):
+            here = _place(alias, keys)
+            same = [owner for owner in owners if _place(owner, keys) == here]
+            if len(same) == 1:
+                return same[0]
+        return DEFAULT_DB_ALIAS
+
+    def reaches(self, target: ActiveSchema, alias: str) -> bool:
+        """Return whether an active schema is in the database of an alias.
+
+        Where which module it is of cannot be told, it is: a statement then proves that the schema is there.
+        """
+        if len(self.databases) < 2:
+            return True
+        return self.home(alias) in self._databases_of(target)
+
+    def _databases_of(self, target: ActiveSchema) -> set[str]:
+        named = self.modules.get(target.module or "")
+        if named is not None and is_scratch(target.schema_name):
+            return {named.database}
+        fixed = self.of_schema(target.schema_name)
+        if fixed:
+            return {module.database for module in fixed}
+        return {module.database for module in ([named] if named else self.tenant)} or set(self.databases)
 
     def search_path(self, schema: str | None, alias: str) -> tuple[str, ...]:
         """Return the schemas that statements look in, before the extensions': the active one, the fixed modules'.
@@ -184,6 +226,12 @@ class Registry:
         path = dict.fromkeys((schema,) if schema else ())
         path.update(dict.fromkeys(module.schema for module in self.fixed if module.schema and module.database == home))
         return tuple(path)
+
+
+def _place(alias: str, keys: tuple[str, ...]) -> tuple[str, ...]:
+    entry = connections.settings.get(alias, {})
+    place = tuple(str(entry.get(key) or "") for key in keys)
+    return place if entry.get("NAME") else (alias,)
 
 
 def app_label(entry: str) -> str | None:

@@ -55,6 +55,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(fixtures, "pg_tenants.test.fixtures")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let tests in a tenant use each database that modules live on, where they do not say which."""
+    fixtures = config.pluginmanager.get_plugin("pg_tenants.test.fixtures")
+    if fixtures is not None:
+        fixtures.allow_databases(items)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Find out, in the process that pytest was started as, whether the development server is this run's to stop."""

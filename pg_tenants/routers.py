@@ -79,4 +79,5 @@ def _home(app_label: str) -> str | None:
         return aliases.pop()
     target = active()
     here = () if target is None else modules.of_active(target)
-    return next((module.database for module in here if module in homes), None)
+    fixed = (module for module in homes if module.is_fixed)
+    return next((module.database for module in (*(m for m in here if m in homes), *fixed)), None)

@@ -121,7 +121,10 @@ class _Place:
         options = getattr(connection, "tenant_options", None)
         self._bound: str | None = None if options is None else options.schema
         self._modules = registry() if getattr(connection, "is_tenant_aware", False) else None
-        self._active = None if self._modules is None else active()
+        target = active()
+        # A schema of another database is none here.
+        here = self._modules is not None and target is not None and self._modules.reaches(target, connection.alias)
+        self._active = target if here else None
 
     def text_of(self, template: _Template) -> str:
         if template.table is None:
@@ -163,7 +166,9 @@ class _Place:
         if not homes:
             # No model's table, such as one that SQL files have made: it is where such statements make tables.
             return None if self._active is None else self._active.schema_name
-        if self._active is not None and any(home in homes for home in self._modules.of_active(self._active)):
+        if self._active is not None and any(
+            home in homes for home in self._reachable(self._modules.of_active(self._active))
+        ):
             return self._active.schema_name
         return self._elsewhere(table, homes, self._modules)
 
@@ -171,12 +176,7 @@ class _Place:
         """Return the schema of a table that the active one does not have."""
         near = self._reachable(homes)
         if not near:
-            raise SqlTemplateError(
-                f"The table {table!r} is of the module {homes[0].name!r}, which lives on the alias "
-                f"{homes[0].database!r} and cannot be reached from {self._connection.alias!r}. Send the statement "
-                "on that "
-                "alias."
-            )
+            raise self._unreachable(f"The table {table!r} is of the module {homes[0].name!r}", homes[0])
         schemas = {module.schema: module for module in near if module.schema}
         if not all(module.is_fixed for module in near):
             tenants = ", ".join(repr(module.name) for module in near if not module.is_fixed)
@@ -200,12 +200,20 @@ class _Place:
         if modules is None:
             raise SqlTemplateError(f"The project has no PG_TENANTS, so {name!r} cannot be a module. Leave it out.")
         module = _module(name, modules)
+        if self._modules is not None and not self._reachable((module,)):
+            raise self._unreachable(f"A template names the module {name!r}", module)
         if module.schema is not None:
             return module.schema
         here = () if self._active is None else modules.of_active(self._active)
         if self._active is None or module not in here:
             raise NoActiveTenant(f"{name!r} is a tenant module, and no tenant of it is active. Use tenant_context().")
         return self._active.schema_name
+
+    def _unreachable(self, what: str, module: Module) -> SqlTemplateError:
+        return SqlTemplateError(
+            f"{what}, which lives on the alias {module.database!r} and cannot be reached from "
+            f"{self._connection.alias!r}. Send the statement with using={module.database!r}."
+        )
 
     def _reachable(self, modules: tuple[Module, ...]) -> tuple[Module, ...]:
         assert self._modules is not None

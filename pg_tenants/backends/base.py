@@ -23,7 +23,7 @@ from pg_tenants.backends.errors import TenantCursorWrapper, TenantErrorWrapper
 from pg_tenants.backends.kinds import attach
 from pg_tenants.backends.prefix import EMPTY, Prefix, build_prefix, quote, take_role, with_settings
 from pg_tenants.backends.schema import SchemaWatcher
-from pg_tenants.context import active, bind, current
+from pg_tenants.context import ActiveSchema, active, bind, current
 from pg_tenants.databases import forget_password, password_of
 from pg_tenants.exceptions import ConfigurationError
 from pg_tenants.modules import registry
@@ -99,14 +99,16 @@ class TenantDatabaseWrapperMixin(_Base):
         if self.alias == NO_DB_ALIAS:
             return None
         entry = current.get()
-        named = None if entry is None else entry.schema_name
         options = self.tenant_options
         if options.schema is not None:
             schema: str | None = options.schema
         elif conf.get() is None:
             return EMPTY if options.timeouts.settings or self.is_readonly else None
         else:
-            schema = named
+            if entry is not None and not self._reaches(entry.active):
+                # Never kept by the entry's key: which database a schema is in may change with its tenant's module.
+                entry = None
+            schema = None if entry is None else entry.schema_name
         proved = None if schema is None or self._narrowed == _EXTENSIONS else self.physical_schema(schema)
         key = None if entry is None else entry.key
         prefix = self.prefixes.get(key)
@@ -116,6 +118,16 @@ class TenantDatabaseWrapperMixin(_Base):
             role = self._role(proved) if self.uses_roles else None
             prefix = self.prefixes[key] = build_prefix(self.search_path(schema), proved, role, self.own_role)
         return prefix
+
+    def _reaches(self, target: ActiveSchema | None) -> bool:
+        modules = registry()
+        return target is None or modules is None or modules.reaches(target, self.alias)
+
+    @property
+    def schema_here(self) -> str | None:
+        """The active schema, if it is one of this alias's database; the fixed modules alone are seen if not."""
+        target = active()
+        return target.schema_name if target is not None and self._reaches(target) else None
 
     @property
     def own_role(self) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 from django.db.backends.postgresql.client import DatabaseClient
 
 from pg_tenants.backends.prefix import quote
-from pg_tenants.context import current_schema
 from pg_tenants.exceptions import UnsafeStatement
 
 __all__ = ["TenantDatabaseClient"]
@@ -55,7 +54,7 @@ class TenantDatabaseClient(DatabaseClient):
 
     def _search_path(self) -> str:
         connection: Any = self.connection
-        schema = connection.tenant_options.schema or current_schema()
+        schema = connection.tenant_options.schema or connection.schema_here
         return ",".join(map(quote, connection.search_path(schema)))
 
 

@@ -12,7 +12,6 @@ from psycopg import errors as e
 from psycopg import pq
 
 from pg_tenants.backends.prefix import Prefix
-from pg_tenants.context import current_schema
 from pg_tenants.exceptions import RowInUse, SchemaDoesNotExist, SchemaNotPermitted
 from pg_tenants.names import LOGINS, MARKER_TABLE, group_role_name
 
@@ -82,7 +81,7 @@ class TenantErrorWrapper(DatabaseErrorWrapper):
         if not schema or not table or not re.search(rf"(?<!\w){re.escape(table)}(?!\w)", rest):
             return None
         connection: Any = self.wrapper  # type: ignore[attr-defined]
-        if not connection.is_tenant_aware or schema in connection.search_path(current_schema()):
+        if not connection.is_tenant_aware or schema in connection.search_path(connection.schema_here):
             return None
         return RowInUse(
             f"The row is still referred to by rows of the table {table!r} in the schema {schema!r} (constraint "

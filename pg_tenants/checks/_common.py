@@ -8,7 +8,7 @@ from pg_tenants import conf
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
 from pg_tenants.exceptions import ConfigurationError
 
-__all__ = ["CSRF", "MIDDLEWARE", "SESSIONS", "is_ours", "pgserver_aliases"]
+__all__ = ["CSRF", "MIDDLEWARE", "SESSIONS", "is_ours", "options_of", "pgserver_aliases"]
 
 MIDDLEWARE = "pg_tenants.middleware.TenantMiddleware"
 SESSIONS = "django.contrib.sessions.middleware.SessionMiddleware"
@@ -18,6 +18,15 @@ CSRF = "django.middleware.csrf.CsrfViewMiddleware"
 def is_ours(alias: str) -> bool:
     """Return whether an alias has a backend of ours."""
     return isinstance(connections[alias], TenantDatabaseWrapperMixin)
+
+
+def options_of(alias: str) -> conf.AliasOptions | None:
+    """Return the ``OPTIONS["tenants"]`` of an alias of ours; None for others, and where E016 says what is wrong."""
+    connection = connections[alias]
+    try:
+        return connection.tenant_options if isinstance(connection, TenantDatabaseWrapperMixin) else None
+    except ConfigurationError:
+        return None
 
 
 def pgserver_aliases() -> list[str]:

@@ -6,6 +6,7 @@ sends is not. Of apps that are not the project's own, only what is sure to be wr
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import sysconfig
@@ -23,7 +24,7 @@ from django.db.migrations import RunSQL, SeparateDatabaseAndState
 from django.db.migrations.loader import MigrationLoader
 
 from pg_tenants import conf
-from pg_tenants.checks._common import is_ours
+from pg_tenants.checks._common import options_of
 from pg_tenants.checks._reading import Name, Statement, read
 from pg_tenants.context import no_schema
 from pg_tenants.exceptions import MigrationFailed, PgTenantsError
@@ -301,30 +302,32 @@ def _names(modules: Registry) -> str:
 
 
 def check_pools(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """Find a second pool of connections to one database, which a schema of its own does not need."""
-    first: dict[object, str] = {}
-    found: list[CheckMessage] = []
+    """Find pools that take each other's connections: of two aliases for everything on one database."""
+    by_place: dict[tuple[str, ...], list[str]] = {}
     for alias in connections.settings:
-        entry = connections.settings[alias]
-        if not is_ours(alias) or not entry["OPTIONS"].get("pool"):
+        options = options_of(alias)
+        if options is None or options.readonly or options.schema is not None:
             continue
-        other = first.setdefault(_comparable(entry), alias)
-        if other != alias:
-            schema = conf.tenant_options(entry).get("schema")
-            found.append(
-                Warning(
-                    f"DATABASES[{alias!r}] has a pool of its own to the database of {other!r}, and differs from it in "
-                    "nothing but its schema: each process keeps the connections of both.",
-                    hint=f"Leave it out, and use schema_context({schema or 'name'!r}) or tenant_context(tenant) on "
-                    f"{other!r}: one pool serves all schemas.",
-                    id="pg_tenants.W107",
-                )
-            )
-    return found
+        if connections.settings[alias]["OPTIONS"].get("pool"):
+            by_place.setdefault(_place_of(alias, options), []).append(alias)
+    return [
+        Warning(
+            f"DATABASES[{first!r}] and DATABASES[{alias!r}] have a pool of connections each, on the same database.",
+            hint="Use one of them for all schemas. A second one is of use where it is read-only, or bound to one "
+            "schema.",
+            id="pg_tenants.W107",
+        )
+        for first, *others in by_place.values()
+        for alias in others
+    ]
 
 
-def _comparable(entry: dict[str, Any]) -> object:
-    """Return what two aliases have in common that could share a pool."""
-    options = {key: value for key, value in entry["OPTIONS"].items() if key not in ("pool", "tenants")}
-    tenants = {key: value for key, value in conf.tenant_options(entry).items() if key not in ("schema", "create_db")}
-    return repr([[entry.get(key) for key in ("HOST", "PORT", "NAME", "USER", "ENGINE")], options, tenants])
+def _place_of(alias: str, options: conf.AliasOptions) -> tuple[str, ...]:
+    """Return the server and the database of an alias, the same for what means the same."""
+    entry = connections.settings[alias]
+    service = str(entry["OPTIONS"].get("service") or "")
+    if options.pgserver:
+        return "pgserver", str(entry["NAME"])
+    host = str(entry["HOST"] or os.environ.get("PGHOST") or "").lower().rstrip(".")
+    here = "localhost" if host in ("127.0.0.1", "::1") else host
+    return service, here, str(entry["PORT"] or os.environ.get("PGPORT") or 5432), str(entry["NAME"])

@@ -11,7 +11,7 @@ from django.db import connections, router
 from django.db.models import Model
 
 from pg_tenants import conf
-from pg_tenants.checks._common import is_ours
+from pg_tenants.checks._common import is_ours, options_of
 from pg_tenants.exceptions import InvalidSchemaName
 from pg_tenants.known_extensions import EXTENSION_NAME
 from pg_tenants.models import DomainMixin, TenantMixin
@@ -20,7 +20,12 @@ from pg_tenants.names import validate_schema_name
 
 __all__ = ["check_models", "check_modules", "check_settings"]
 
-_PROBLEM_IDS = {"unknown": "pg_tenants.E001", "type": "pg_tenants.E002", "missing": "pg_tenants.E003"}
+_PROBLEM_IDS = {
+    "unknown": "pg_tenants.E001",
+    "type": "pg_tenants.E002",
+    "missing": "pg_tenants.E003",
+    "debug": "pg_tenants.E095",
+}
 
 
 def check_settings(app_configs: Sequence[Any] | None = None, **kwargs: Any) -> list[CheckMessage]:
@@ -116,12 +121,25 @@ def _bad_databases(modules: Registry) -> Iterator[CheckMessage]:
                 hint=conf.nearest(module.database, connections.settings),
                 id="pg_tenants.E014",
             )
+        elif (engine := connections.settings[module.database]["ENGINE"]) == conf.NO_ENGINE:
+            yield Error(
+                f"The module {module.name!r} has no database: it names none, and DATABASES has no default one.",
+                hint=f"Set PG_TENANTS['MODULES'][{module.name!r}]['database'] to an alias, or add "
+                "DATABASES['default'].",
+                id="pg_tenants.E094",
+            )
         elif not is_ours(module.database):
-            engine = connections.settings[module.database]["ENGINE"]
             yield Error(
                 f"DATABASES[{module.database!r}] has the ENGINE {engine!r}, which knows no tenants.",
                 hint=f"Set it to {conf.ENGINE!r}, or 'pg_tenants.backends.postgis'.",
                 id="pg_tenants.E010",
+            )
+        elif (options := options_of(module.database)) and options.schema:
+            yield Error(
+                f"The module {module.name!r} lives on DATABASES[{module.database!r}], which is bound to the schema "
+                f"{options.schema!r}, where all statements of that alias run.",
+                hint="Name an alias without OPTIONS['tenants']['schema'].",
+                id="pg_tenants.E096",
             )
 
 
@@ -176,15 +194,16 @@ def _bad_relations(modules: Registry) -> Iterator[CheckMessage]:
     for model in apps.get_models(include_auto_created=True):
         for field in model._meta.local_fields:
             target = field.related_model
-            if not isinstance(target, type) or not field.remote_field or field.remote_field.parent_link:
+            if not isinstance(target, type) or not field.remote_field:
                 continue
             here, there = modules.of_app(model._meta.app_label), modules.of_app(target._meta.app_label)
             for module in here:
                 reachable = module in there or any(m.is_fixed and m.database == module.database for m in there)
                 if there and not reachable:
+                    places = ", ".join(f"{m.name!r} (on {m.database!r})" for m in there)
                     yield Error(
-                        f"{model.__name__}.{field.name} of the module {module.name!r} refers to {target.__name__}, "
-                        f"which is in {', '.join(repr(m.name) for m in there)} and cannot be reached from there.",
+                        f"{model.__name__}.{field.name} of the module {module.name!r} (on {module.database!r}) refers "
+                        f"to {target.__name__}, which is in {places} and cannot be reached from there.",
                         hint="Put both models into one module, or keep the key in a plain field.",
                         obj=field,
                         id="pg_tenants.E013",

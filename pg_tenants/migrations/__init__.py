@@ -6,6 +6,7 @@ underscore, which it leaves alone.
 
 from __future__ import annotations
 
+from pg_tenants.migrations._databases import Choice, choices
 from pg_tenants.migrations._events import Event, Progress
 from pg_tenants.migrations._executor import ModuleLoader
 from pg_tenants.migrations._moved import MovedTables, moved_tables
@@ -29,6 +30,7 @@ from pg_tenants.migrations._targets import (
 from pg_tenants.migrations._verify import verify
 
 __all__ = [
+    "Choice",
     "Event",
     "ModuleLoader",
     "MovedTables",
@@ -45,6 +47,7 @@ __all__ = [
     "Structures",
     "Target",
     "apply",
+    "choices",
     "fixed_targets",
     "has_sql_files",
     "make_sql_files",

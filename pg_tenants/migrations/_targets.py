@@ -81,7 +81,7 @@ def fixed_targets(using: str = DEFAULT_DB_ALIAS) -> list[Target]:
     """Return the fixed modules' schemas that live on an alias, in the order of the setting."""
     modules = required_registry()
     names = dict.fromkeys(module.schema for module in modules.fixed if module.database == using)
-    return [Target(name, modules.of_schema(name)) for name in names if name]
+    return [Target(name, modules.of_schema(name, using)) for name in names if name]
 
 
 def tenant_targets(using: str = DEFAULT_DB_ALIAS) -> list[Target]:
@@ -92,7 +92,9 @@ def tenant_targets(using: str = DEFAULT_DB_ALIAS) -> list[Target]:
     modules = required_registry()
     tenants = _tenants(lambda rows: rows.exclude(status__in=_WITHOUT_SCHEMA))
     found = [_tenant_target(modules, tenant) for tenant in tenants]
-    return [target for target in found if target.problem or target.modules[0].database == using]
+    # Of a tenant without a module it cannot be told in which of the tenants' databases its schema is.
+    has_tenants = any(module.database == using for module in modules.tenant)
+    return [t for t in found if (has_tenants if t.problem else t.modules[0].database == using)]
 
 
 def waiting_tenants() -> dict[str, str]:

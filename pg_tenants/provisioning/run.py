@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from django.db import DatabaseError, IntegrityError, models, router, transaction
 
 from pg_tenants import roles, schemas
-from pg_tenants.context import no_schema
+from pg_tenants.context import current_schema, no_schema
 from pg_tenants.exceptions import InvalidSchemaName, SchemaExists, UnsafeStatement, WrongStatus
 from pg_tenants.migrations import Options, Target, migrate_target, required_registry
 from pg_tenants.modules import Module
@@ -325,16 +326,29 @@ def before_delete(tenant: Any, using: str) -> None:
 
 
 def after_delete(tenant: Any, using: str) -> None:
-    """Drop a tenant's schema; the transaction of the caller decides whether it is gone."""
+    """Drop a tenant's schema; the transaction of the caller decides whether it is gone.
+
+    Where that is open on another database than the schema's, the schema is dropped after its commit: a rollback must
+    not leave a row without its schema.
+    """
     remembered = tenant.__dict__.pop("_schema_to_drop", None)
     if remembered is None:
         return
     name, module = remembered
     alias = required_registry().tenant_module(module or None, name).database
-    with locks.explained(f"The tenant {name!r} cannot be deleted", using=alias):
-        schemas.drop(name, using=alias, if_exists=True)
+    is_apart = alias != using and not transaction.get_connection(alias).in_atomic_block
+    # One that is active is refused at once.
+    if is_apart and current_schema() != name:
+        transaction.on_commit(partial(_drop, name, alias), using=using)
+    else:
+        _drop(name, alias)
     with no_schema():
         send(post_tenant_delete, tenant, using)
+
+
+def _drop(name: str, alias: str) -> None:
+    with locks.explained(f"The tenant {name!r} cannot be deleted", using=alias):
+        schemas.drop(name, using=alias, if_exists=True)
 
 
 # -- what they share --------------------------------------------------------------------------------------------------

@@ -255,7 +255,7 @@ class _Builder:
         """Return the fixed modules' schemas that are migrated before this one, in their order."""
         needed = self._needed()
         names = list(dict.fromkeys(needed[: needed.index(target.schema)])) if needed else []
-        return [Target(name, required_registry().of_schema(name)) for name in names]
+        return [Target(name, required_registry().of_schema(name, self.using)) for name in names]
 
     @contextmanager
     def _reading(self) -> Iterator[Callable[[str], Any]]:

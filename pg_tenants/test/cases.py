@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from django.core.management import call_command
+from django.db import DEFAULT_DB_ALIAS
 from django.test import testcases
 from django.utils.functional import classproperty
 
 from pg_tenants.context import no_schema, tenant_context
+from pg_tenants.migrations import required_registry
 from pg_tenants.test.client import AsyncTenantClient, TenantClient
 from pg_tenants.test.tenants import allow_domains, domain_of, make_ready, make_tenant
 
@@ -29,6 +31,7 @@ class _InTenant:
         tenant_module: its module, where the project has several tenant modules.
         tenant_domain: its domain; None for its schema's name under ``localhost``.
         tenant_fields: other fields of the TENANT_MODEL.
+        databases: Django's: the aliases that tests may use. By default those that modules live on.
     """
 
     tenant: ClassVar[Any]
@@ -38,6 +41,11 @@ class _InTenant:
     tenant_module: ClassVar[str] = ""
     tenant_domain: ClassVar[str | None] = None
     tenant_fields: ClassVar[dict[str, Any]] = {}
+
+    @classproperty
+    def databases(cls) -> frozenset[str]:  # noqa: N805  # as Django's
+        """Return the aliases that the tests may use."""
+        return frozenset({DEFAULT_DB_ALIAS, *required_registry().databases})
 
     @classmethod
     def create_tenant(cls, schema_name: str | None = None, **fields: Any) -> Any:

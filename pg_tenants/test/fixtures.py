@@ -13,6 +13,9 @@ from pg_tenants.test.isolated import CleanSchema, Isolated
 
 __all__: list[str] = []
 
+TENANT_FIXTURES = {"tenant", "tenant_client", "async_tenant_client"}
+"""The fixtures of tests that run in a tenant."""
+
 
 # -- what pytest-django has under the same names ----------------------------------------------------------------------
 
@@ -93,7 +96,7 @@ def _modules_wanted(items: list[pytest.Item]) -> list[str]:
 def _module_wanted(item: pytest.Item) -> str | None:
     mark = item.get_closest_marker("tenant")
     names: tuple[str, ...] = getattr(item, "fixturenames", ())
-    if mark is None and not {"tenant", "tenant_client", "async_tenant_client"} & set(names):
+    if mark is None and not TENANT_FIXTURES & set(names):
         return None
     return str(mark.kwargs.get("module", "")) if mark else ""
 
@@ -274,6 +277,19 @@ def _tenant_marker(request: pytest.FixtureRequest) -> None:
             "which have transactions of their own. Derive it from pg_tenants.test.TenantTestCase."
         )
     request.getfixturevalue("tenant")
+
+
+def allow_databases(items: list[pytest.Item]) -> None:
+    """Mark the tests in a tenant that say nothing of databases: they may use those that modules live on."""
+    from django.db import DEFAULT_DB_ALIAS  # noqa: PLC0415
+
+    from pg_tenants.migrations import required_registry  # noqa: PLC0415
+
+    aliases = list(dict.fromkeys([DEFAULT_DB_ALIAS, *required_registry().databases]))
+    for item in items if len(aliases) > 1 else ():
+        wants = {"tenant_factory", *TENANT_FIXTURES} & set(getattr(item, "fixturenames", ()))
+        if (wants or item.get_closest_marker("tenant")) and item.get_closest_marker("django_db") is None:
+            item.add_marker(pytest.mark.django_db(databases=aliases))
 
 
 def find_server(config: pytest.Config) -> Any:

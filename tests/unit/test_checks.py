@@ -214,6 +214,67 @@ def test_e010_a_wrong_engine(other_alias: dict[str, Any]) -> None:
     says(message, "DATABASES['other']", "'django.db.backends.postgresql'", conf.ENGINE, "postgis")
 
 
+def test_e094_no_database_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that names none, in a project that has no default one."""
+    monkeypatch.setitem(connections.settings["default"], "ENGINE", conf.NO_ENGINE)
+    found = [message for message in with_modules() if message.id == "pg_tenants.E094"]
+    assert len(found) == len(MODULES)
+    says(found[1], "module 'billing'", "names none", "no default", "PG_TENANTS['MODULES']['billing']['database']")
+
+
+def test_e096_a_module_on_an_alias_that_is_bound_to_a_schema(other_alias: dict[str, Any]) -> None:
+    """All of its statements would run in that one."""
+    other_alias.update(ENGINE=conf.ENGINE, OPTIONS={"tenants": {"schema": "elsewhere"}})
+    found = with_modules(billing={**MODULES["billing"], "database": "other"})
+    says(only(found, "pg_tenants.E096"), "module 'billing'", "DATABASES['other']", "'elsewhere'", "['schema']")
+
+
+def with_pools(other: dict[str, Any], first: dict[str, Any], second: dict[str, Any]) -> list[CheckMessage]:
+    default = connections.settings["default"]
+    before = dict(default)
+    other.update({**default, "OPTIONS": {"pool": True}, **second})
+    default.update({"OPTIONS": {"pool": {"max_size": 4}}, **first})
+    try:
+        return checks.check_pools()
+    finally:
+        default.update(before)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"HOST": "localhost", "PORT": ""}, {"HOST": "127.0.0.1", "PORT": "5432"}),
+        ({"HOST": "DB.example.com.", "PORT": 5432}, {"HOST": "db.example.com", "PORT": "5432"}),
+        ({"HOST": "", "PORT": ""}, {"HOST": "", "PORT": 5432}),
+        ({"OPTIONS": {"pool": True, "tenants": {"pgserver": True}}},) * 2,
+    ],
+)
+def test_w107_two_pools_on_one_database(
+    other_alias: dict[str, Any], first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    """However its place is written."""
+    message = only(with_pools(other_alias, first, second), "pg_tenants.W107")
+    says(message, "DATABASES['default']", "DATABASES['other']", "a pool", "read-only")
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        {"NAME": "another"},
+        {"HOST": "db.example.com"},
+        {"PORT": "6432"},
+        {"OPTIONS": {}},
+        {"OPTIONS": {"pool": True, "service": "another"}},
+        {"OPTIONS": {"pool": True, "tenants": {"readonly": True}}},
+        {"OPTIONS": {"pool": True, "tenants": {"schema": "billing"}}},
+        {"ENGINE": "django.db.backends.postgresql"},
+    ],
+)
+def test_pools_that_are_of_use(other_alias: dict[str, Any], second: dict[str, Any]) -> None:
+    """Of another database or another server, read-only ones, and those bound to one schema; and only ours."""
+    assert with_pools(other_alias, {}, second) == []
+
+
 def test_an_alias_that_no_module_uses_may_have_any_engine(other_alias: dict[str, Any]) -> None:
     """It is none of our business."""
     assert with_modules() == []
@@ -254,7 +315,7 @@ def test_e013_a_relation_into_another_database() -> None:
     found = run(checks.check_models, MODULES=modules)
     assert {message.id for message in found} == {"pg_tenants.E013"}
     (message,) = [m for m in found if "Note.author" in m.msg]
-    says(message, "module 'tenant'", "refers to User", "'auth'", "Put both models into one module")
+    says(message, "module 'tenant' (on 'default')", "refers to User", "'auth' (on 'other')", "into one module")
 
 
 def test_e013_a_fixed_modules_relation_to_a_tenants() -> None:

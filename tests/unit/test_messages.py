@@ -62,6 +62,7 @@ NOTHING_TO_NAME = (
     "SessionResolver needs sessions",
     "TenantCsrfMiddleware comes after Django's CsrfViewMiddleware",
     "PG_TENANTS['ROLES'] is False",
+    "PG_TENANTS['AUTO_MIGRATE'] is on, and DEBUG is off.",
 )
 """How the messages begin that have no value to show: what is wrong is that something is missing, or is there."""
 

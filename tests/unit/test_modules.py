@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.db import models
+from django.db import connections, models
 from django.test import modify_settings, override_settings
 from django.test.utils import isolate_apps
 
@@ -98,6 +99,62 @@ def test_only_modules_of_the_same_database_are_on_a_path() -> None:
     assert found.search_path("acme", "default") == ("acme", "public")
     assert found.search_path("acme", "replica") == ("acme", "public")
     assert found.search_path(None, "other") == ("billing",)
+
+
+@pytest.fixture
+def aliases() -> Iterator[None]:
+    """Add aliases on the same databases and on others."""
+    here = {**connections.settings["default"], "HOST": "one", "NAME": "app"}
+    places = {
+        "default": {},
+        "other": {"NAME": "bills"},
+        "direct": {"NAME": "bills"},
+        "standby": {"NAME": "bills", "HOST": "two"},
+        "replica": {"HOST": "two"},
+        "unknown": {"NAME": "elsewhere"},
+    }
+    before = dict(connections.settings)
+    connections.settings.update({alias: {**here, **place} for alias, place in places.items()})
+    yield
+    connections.settings.clear()
+    connections.settings.update(before)
+
+
+def test_what_another_way_into_a_database_reaches(aliases: None) -> None:
+    """The modules of the alias with the same place, or with the same name; else those of the default."""
+    found = build({**THREE, "billing": {"schema": "billing", "apps": ["billing"], "database": "other"}})
+    homes = {alias: found.home(alias) for alias in ("default", "other", "direct", "standby", "replica", "unknown")}
+    assert homes == {
+        "default": "default",
+        "other": "other",
+        "direct": "other",
+        "standby": "other",
+        "replica": "default",
+        "unknown": "default",
+    }
+    assert found.search_path(None, "standby") == ("billing",)
+
+
+def test_which_database_a_schema_is_in() -> None:
+    """That of its module; where the module cannot be told, each with tenants, so that statements prove it."""
+    two = {
+        "shared": THREE["shared"],
+        "billing": {"schema": "public", "apps": ["billing"], "database": "bills"},
+        "tenant": THREE["tenant"],
+        "trial": {"apps": ["sessions"], "database": "trials"},
+    }
+    found = build(two)
+
+    def reached(*target: Any) -> list[str]:
+        return [alias for alias in ("default", "bills", "trials") if found.reaches(ActiveSchema(*target), alias)]
+
+    assert reached("public") == ["default", "bills"]
+    assert reached("acme", "tenant") == ["default"]
+    assert reached("acme", "trial") == ["trials"]
+    assert reached("acme") == reached("acme", "unknown") == ["default", "trials"]
+    assert [module.name for module in found.of_schema("public", "bills")] == ["billing"]
+    assert found.databases == ("bills", "default", "trials")
+    assert build(THREE).reaches(ActiveSchema("acme"), "replica")
 
 
 # -- tenant types -----------------------------------------------------------------------------------------------------

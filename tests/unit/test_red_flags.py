@@ -13,7 +13,6 @@ from django.conf import settings
 from django.core import checks as django_checks
 from django.core.checks import CheckMessage
 from django.core.management import call_command
-from django.db import connections
 from django.test import override_settings
 
 from pg_tenants import checks
@@ -303,27 +302,7 @@ def test_each_is_silenced_by_itself(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "pg_tenants.W104" not in told
 
 
-# -- pools ------------------------------------------------------------------------------------------------------------
-
-
-def test_w107_a_second_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a schema of the same database; where something else differs, it has a reason."""
-
-    def found(options: dict[str, Any], **changes: Any) -> list[CheckMessage]:
-        default = {**connections.settings["default"], "OPTIONS": {"pool": True}}
-        both = {"default": default, "second": {**default, "OPTIONS": options, **changes}}
-        monkeypatch.setattr(checks._redflags.connections, "settings", both)
-        monkeypatch.setattr(checks._redflags, "is_ours", lambda alias: True)
-        return checks.check_pools()
-
-    (message,) = found({"pool": {"max_size": 4}, "tenants": {"schema": "billing"}})
-    assert message.id == "pg_tenants.W107"
-    assert "'second'" in message.msg
-    assert "'default'" in message.msg
-    assert "schema_context('billing')" in str(message.hint)
-    assert found({"pool": True, "tenants": {"readonly": True}}) == []
-    assert found({"pool": True}, HOST="replica") == []
-    assert found({"tenants": {"schema": "billing"}}) == []
+# -- all of them ------------------------------------------------------------------------------------------------------
 
 
 def test_the_checks_are_registered() -> None:

@@ -6,9 +6,11 @@ from typing import Any
 
 from django.core.management.base import CommandError
 from django.core.management.commands.flush import Command as DjangoCommand
+from django.core.management.sql import emit_post_migrate_signal
 from django.db import connections, router
 
-from pg_tenants.context import active
+from pg_tenants import schemas
+from pg_tenants.context import ActiveContext, active
 from pg_tenants.management.refusals import is_tenant_aware, targets_here
 from pg_tenants.models import tenant_model
 from pg_tenants.test.creation import creation_of
@@ -26,7 +28,7 @@ class Command(DjangoCommand):
         alias = options["database"]
         # Django's test cases give this option. The tenants whose rows they remove leave their schemas.
         if not is_tenant_aware(alias) or "inhibit_post_migrate" in options:
-            super().handle(**options)
+            self._empty(alias, options)
             if creation := creation_of(alias):
                 creation.drop_made_by_test()
             return
@@ -41,9 +43,21 @@ class Command(DjangoCommand):
             if answer != "yes":
                 self.stdout.write("Flush cancelled.")
                 return
-        super().handle(**{**options, "interactive": False})
+        self._empty(alias, {**options, "interactive": False})
         if options["verbosity"]:
             self.stdout.write(f"Emptied the tables of the {what}; other schemas were left alone.")
+
+    def _empty(self, alias: str, options: dict[str, Any]) -> None:
+        """Do as Django, which then tells apps to write what they need; those of fixed modules each in its schema."""
+        inhibited = options.get("inhibit_post_migrate", False)
+        if inhibited or active() is not None or not is_tenant_aware(alias):
+            super().handle(**options)
+            return
+        super().handle(**{**options, "inhibit_post_migrate": True})
+        for target in targets_here(alias):
+            if schemas.is_ready(target.schema, using=alias):
+                with ActiveContext(target.active):
+                    emit_post_migrate_signal(options["verbosity"], options["interactive"], alias)
 
     def _refuse_tenants(self, alias: str) -> None:
         model = tenant_model()

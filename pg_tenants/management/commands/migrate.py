@@ -8,17 +8,20 @@ import sys
 import time
 from typing import Any
 
+from django.core.checks import Tags
 from django.core.management.base import CommandError, CommandParser, no_translations
 from django.core.management.commands.migrate import Command as DjangoCommand
-from django.db import DatabaseError, connections
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
 
-from pg_tenants import migrations
-from pg_tenants.backends.base import TenantDatabaseWrapperMixin
+from pg_tenants import conf, migrations
 from pg_tenants.createdb import create_database, database_exists
 from pg_tenants.exceptions import PgTenantsError
 from pg_tenants.management.progress import Watch, honour_no_color, watch
-from pg_tenants.migrations import Preview, Report, Structures
+from pg_tenants.management.refusals import is_tenant_aware
+from pg_tenants.migrations import Choice, Preview, Report, Structures
+from pg_tenants.modules import registry
 from pg_tenants.provisioning import ready, template
+from pg_tenants.schemas import tenant_connection
 
 SHOWN = 10
 """How many failed schemas the summary shows in full."""
@@ -52,7 +55,10 @@ class Command(DjangoCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Add Django's options and ours."""
         super().add_arguments(parser)
+        parser.set_defaults(database=None)
         for action in parser._actions:
+            if action.dest == "database":
+                action.help = "Only the schemas on this alias; those on each alias that modules live on if not given."
             if action.dest == "plan":
                 action.help = "Show which migrations would run in which schema, and end. See also --dry-run."
             elif action.dest == "prune":
@@ -101,37 +107,87 @@ class Command(DjangoCommand):
             help="Print the result as one JSON document on stdout, and events as lines of JSON on stderr.",
         )
 
+    def get_check_kwargs(self, options: dict[str, Any]) -> Any:
+        """Leave the databases out of what is checked at first: each is when its turn comes, and may be made before."""
+        return {}
+
     @no_translations
     def handle(self, *args: Any, **options: Any) -> None:
         """Migrate, or show what would be."""
         honour_no_color(self, force_color=options["force_color"])
-        alias = options["database"]
-        connection = connections[alias]
-        if not isinstance(connection, TenantDatabaseWrapperMixin) or not connection.is_tenant_aware:
-            self.migrate_elsewhere(alias, *args, **options)
+        self.verbosity, self.quiet = options["verbosity"], options["json"]
+        self._documents: list[tuple[str, dict[str, Any]]] = []
+        self._is_pending = False
+        given = options["database"]
+        aliases = [given] if given is not None else self.databases()
+        ours = [alias for alias in aliases if is_tenant_aware(alias)]
+        for alias in aliases:
+            if alias not in ours:
+                self._check_database(alias, options)
+                self.migrate_elsewhere(alias, *args, **{**options, "database": alias})
+        if not ours:
             return
-        self.verbosity, self.quiet, self.alias = options["verbosity"], options["json"], alias
         self._refuse_contradictions(options)
-        wanted = options["create_db"] or connection.tenant_options.create_db
+        try:
+            self._migrate_each(ours, options)
+        finally:
+            if self._documents:
+                self.stdout.write(json.dumps(_merged(self._documents), indent=2))
+        if self._is_pending:
+            sys.exit(1)
+
+    def databases(self) -> list[str]:
+        """Return the aliases to migrate where none is given: those that modules live on, and Django's default."""
+        modules = registry()
+        owners = list(modules.databases) if modules else []
+        default = connections.settings[DEFAULT_DB_ALIAS]["ENGINE"]
+        other = default != conf.NO_ENGINE and not is_tenant_aware(DEFAULT_DB_ALIAS)
+        return list(dict.fromkeys([*([DEFAULT_DB_ALIAS] if other or not owners else []), *owners]))
+
+    def _migrate_each(self, aliases: list[str], options: dict[str, Any]) -> None:
+        """Migrate database after database; one that fails keeps none of the others."""
+        asked: Choice = {"names": options["schema"], "modules": options["module"], "exclude": options["exclude"]}
+        chosen = {aliases[0]: asked}
+        if len(aliases) > 1:
+            found = migrations.choices(**asked, app_label=options["app_label"])
+            chosen = {alias: choice for alias, choice in found.items() if alias in aliases}
+        failed = []
+        for self.alias, choice in chosen.items():
+            if len(chosen) > 1 and self.verbosity and not self.quiet:
+                self.stdout.write(self.style.MIGRATE_HEADING(f"Database {self.alias!r}:"))
+            try:
+                self._migrate_database(choice, options)
+            except (PgTenantsError, DatabaseError, CommandError) as exc:
+                if len(chosen) == 1 or getattr(exc, "returncode", 1) == INTERRUPTED:
+                    raise
+                failed.append(f"Database {self.alias!r}: {exc}")
+        if failed:
+            raise CommandError("\n".join(failed), returncode=1)
+
+    def _migrate_database(self, choice: Choice, options: dict[str, Any]) -> None:
+        wanted = options["create_db"] or tenant_connection(self.alias).tenant_options.create_db
         if wanted and not self._create_database(dry=_changes_nothing(options)):
+            self._is_pending = self._is_pending or options["check_unapplied"]
             return
-        if not options["skip_checks"]:
-            self.check(databases=[alias])
-        choice = {"names": options["schema"], "modules": options["module"], "exclude": options["exclude"]}
+        self._check_database(self.alias, options)
         if options["dry_run"] and not options["prune"]:
-            self._show_preview(migrations.preview(self._options(options, plan=True), using=alias, **choice))
+            self._show_preview(migrations.preview(self._options(options, plan=True), using=self.alias, **choice))
             return
         seen = watch(self, verbosity=self.verbosity, machine=self.quiet, faked=options["fake"])
-        self._tell_of_choice(options, seen)
+        self._tell_of_choice(choice, seen)
         try:
             if options["verify"]:
-                self._end_verify(migrations.verify(using=alias, progress=seen, **choice), seen)
+                self._end_verify(migrations.verify(using=self.alias, progress=seen, **choice), seen)
             else:
                 self._migrate(options, choice, seen)
         except KeyboardInterrupt as exc:
             self._interrupted(seen, exc)
         finally:
             seen.close()
+
+    def _check_database(self, alias: str, options: dict[str, Any]) -> None:
+        if not options["skip_checks"]:
+            self.check(tags=[Tags.database], databases=[alias])
 
     def _refresh_templates(self, seen: Watch) -> None:
         """Make what new tenants' schemas come from, where these migrations have made it stale."""
@@ -191,15 +247,15 @@ class Command(DjangoCommand):
         if dry:
             if there := database_exists(self.alias):
                 return there
-            document = {"database_to_create": name, "schemas": [], "failed": 0}
+            document = {"databases_to_create": [name], "schemas": [], "failed": 0}
             self._write(document, f"It would create the database {name!r}, and run all migrations in it.")
             return False
         if create_database(self.alias) and self.verbosity and not self.quiet:
             self.stdout.write(f"Created the database {name!r}.")
         return True
 
-    def _tell_of_choice(self, options: dict[str, Any], seen: Watch) -> None:
-        for pattern in migrations.unmatched(self.alias, options["exclude"]):
+    def _tell_of_choice(self, choice: Choice, seen: Watch) -> None:
+        for pattern in migrations.unmatched(self.alias, choice["exclude"]):
             seen.note(f"The pattern {pattern!r} of --exclude matches no schema.")
         if self.verbosity > 1 and not self.quiet and (waiting := migrations.waiting_tenants()):
             names = ", ".join(f"{name} ({status})" for name, status in waiting.items())
@@ -207,7 +263,7 @@ class Command(DjangoCommand):
 
     # -- migrating ----------------------------------------------------------------------------------------------------
 
-    def _migrate(self, options: dict[str, Any], choice: dict[str, Any], seen: Watch) -> None:
+    def _migrate(self, options: dict[str, Any], choice: Choice, seen: Watch) -> None:
         shows = options["plan"] or options["check_unapplied"] or options["list"] or options["dry_run"]
         progress = None if shows else seen
         if options["prune"]:
@@ -227,7 +283,7 @@ class Command(DjangoCommand):
         if report.failed:
             raise CommandError(self._failures(report), returncode=1)
         if options["check_unapplied"] and report.changed:
-            sys.exit(1)
+            self._is_pending = True
 
     def _show(self, report: Report, options: dict[str, Any]) -> None:
         if options["list"]:
@@ -334,11 +390,27 @@ class Command(DjangoCommand):
         self.stdout.write(f"{_schemas(len(structures.results))}: {same} as their migrations make them")
 
     def _write(self, document: dict[str, Any], text: str = "") -> None:
-        self.stdout.write(json.dumps(document, indent=2) if self.quiet else text)
+        if self.quiet:
+            self._documents.append((self.alias, document))
+        else:
+            self.stdout.write(text)
 
 
 def _changes_nothing(options: dict[str, Any]) -> bool:
     return any(options[name] for name in ("plan", "check_unapplied", "list", "dry_run", "verify"))
+
+
+def _merged(documents: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Return one document of those of several databases: lists one after the other, numbers added."""
+    found: dict[str, Any] = {}
+    for alias, document in documents:
+        for key, value in document.items():
+            if isinstance(value, list):
+                entries = [{"database": alias, **each} if isinstance(each, dict) else each for each in value]
+                found.setdefault(key, []).extend(entries)
+            else:
+                found[key] = found.get(key, 0) + value if type(value) is int else value
+    return found
 
 
 def _count(text: str) -> int:

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DEFAULT_DB_ALIAS
 
 from pg_tenants import conf
+from pg_tenants.migrations import required_registry
 from pg_tenants.provisioning import ready
 
 
@@ -19,13 +19,17 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the options."""
-        parser.add_argument("--database", default=DEFAULT_DB_ALIAS, help="The database alias; default: default.")
+        parser.add_argument("--database", help="Only modules on this alias; all tenant modules if not given.")
         parser.add_argument("--json", action="store_true", help="Print the result as JSON.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Prepare, and say how many there are."""
         wanted = conf.require().ready_schemas
-        counts = ready.prepare(using=options["database"])
+        given = options["database"]
+        aliases = [given] if given else dict.fromkeys(module.database for module in required_registry().tenant)
+        counts: dict[str, int] = {}
+        for alias in aliases:
+            counts |= ready.prepare(using=alias)
         if options["json"]:
             self.stdout.write(json.dumps(counts))
         elif options["verbosity"]:

@@ -1,0 +1,1 @@
+"""The example project, with its module billing in three places: settings alone differ."""
