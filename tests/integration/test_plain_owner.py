@@ -167,6 +167,11 @@ def test_a_login_that_serves(place: Place) -> None:
         with pytest.raises(SchemaNotPermitted, match="GRANT CREATE ON DATABASE"):
             Tenant.objects.create(schema_name="mine", name="Mine")
         assert Tenant.objects.filter(schema_name="mine").count() == 0
+        later = Tenant.objects.create_tenant("later", "later.localhost", provision=False, name="Later")
+        assert tenant.suspend()
+    assert later.provision()
+    with led_to(place.web), tenant_context(later):
+        assert Note.objects.count() == 0
 
 
 def test_who_may_end_sessions(place: Place) -> None:
