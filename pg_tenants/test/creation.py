@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from django.apps import apps
 from django.conf import settings
 from django.core.management import call_command
 from django.db import OperationalError, connections
 from django.db.backends.postgresql.creation import DatabaseCreation
+from django.test.utils import override_settings
 
 from pg_tenants import lookups, schemas
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
@@ -107,6 +109,7 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
     ):
         super().__init__(connection)
         self._own, self._base = own_database, ""
+        self._migration_modules: Any = None
         self.prefix = worker_prefix(worker)
         self.ready: dict[str, str] = {}
         self.claim: Claim | None = None
@@ -147,6 +150,8 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
                 self._leave()
             self.claim.release()
             self.claim = None
+        if self._migration_modules is not None:
+            settings.MIGRATION_MODULES, self._migration_modules = self._migration_modules, None
         if old_database_name is not None:
             settings.DATABASES[self.connection.alias]["NAME"] = old_database_name
             self._change(old_database_name, "")
@@ -263,6 +268,7 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
     def _enter(self, name: str, verbosity: int) -> None:
         """Lead the connection to the worker's schemas, or to its database, and make them."""
         self._base = name
+        self._leave_migrations_out()
         self._change(name, "" if self._has_own() else self.prefix)
         self._take_claim()
         if self._has_own():
@@ -270,6 +276,20 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
         else:
             self._make_schemas(verbosity)
         settings.DATABASES[self.connection.alias]["NAME"] = self.connection.settings_dict["NAME"]
+
+    def _leave_migrations_out(self) -> None:
+        """Have tables made of the models, if ``TEST["MIGRATE"]`` is False: for the whole run, as tests make tenants."""
+        if not self.connection.is_tenant_aware or self._migrates() or self._migration_modules is not None:
+            return
+        before, alias = settings.MIGRATION_MODULES, self.connection.alias
+        own = {label for module in required_registry() if module.database == alias for label in module.apps}
+        self._migration_modules = before
+        settings.MIGRATION_MODULES = {**before, **dict.fromkeys(own)}
+
+    def _migrates(self) -> bool:
+        """Return whether migrations make the tables; also where all of the project's are switched off already."""
+        is_switched_off = not isinstance(settings.MIGRATION_MODULES, dict)
+        return is_switched_off or self.connection.settings_dict["TEST"]["MIGRATE"] is not False
 
     def _leave(self) -> None:
         if self._has_own():
@@ -318,9 +338,16 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
             _build.make_templates(self.connection, self.fixed)
         if self.claim.users == 1:
             self._drop_stale()
-        _build.make_schemas(self.connection, self.fixed, verbosity)
+        with self._of_bound_alias():
+            _build.make_schemas(self.connection, self.fixed, verbosity)
         call_command("createcachetable", database=self.connection.alias)
         self.mark(self.fixed)
+
+    def _of_bound_alias(self) -> AbstractContextManager[Any]:
+        """Leave the migrations of all apps out meanwhile, as Django does, for an alias that has one schema."""
+        if self.connection.is_tenant_aware or self._migrates():
+            return nullcontext()
+        return override_settings(MIGRATION_MODULES={config.label: None for config in apps.get_app_configs()})
 
     def _drop_stale(self) -> None:
         """Drop what an earlier run has left, but for schemas that are as they would be made now."""
