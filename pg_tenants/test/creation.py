@@ -388,6 +388,12 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
         """Return the fixed modules' schemas of this alias."""
         return fixed_targets(self.connection.alias) if self.connection.is_tenant_aware else []
 
+    @property
+    def lasting(self) -> list[str]:
+        """Return the schemas of this alias that are no tenant's: the fixed modules', or the one that it is bound to."""
+        bound = self.connection.tenant_options.schema
+        return [*(target.schema for target in self.fixed), *([bound] if bound else [])]
+
     def own_schemas(self) -> list[str]:
         """Return the names, in the database, of the worker's schemas."""
         assert self.claim is not None
@@ -400,9 +406,8 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
             keep_ready: the ready schemas stay; a test that commits may have written to them.
         """
         assert self.claim is not None
-        logical = [target.schema for target in self.fixed]
-        if self.connection.tenant_options.schema:
-            logical.append(self.connection.tenant_options.schema)
+        sharing = [other for alias in connections if (other := creation_of(alias)) and other.claim is self.claim]
+        logical = [name for creation in sharing for name in creation.lasting]
         if keep_ready:
             logical += self.ready.values()
         else:

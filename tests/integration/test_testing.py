@@ -12,7 +12,7 @@ import pytest
 
 from tests.fix_project import CLEAN, HEAD, SETTINGS, Project, wait_for
 
-pytest_plugins = ["pytester", "tests.fix_project"]
+pytest_plugins = ["pytester"]
 
 FIXTURES = (
     HEAD
