@@ -128,8 +128,7 @@ def _tables(config: AppConfig, connection: Any) -> object:
     fields = [field for model in models for field in model._meta.local_concrete_fields]
     classes = {cls for made in (*models, *map(type, fields)) for cls in made.__mro__}
     columns = [
-        (field.model.__name__, field.column, field.db_type(connection), field.null, field.unique, field.db_index)
-        for field in fields
+        (field.model.__name__, field.column, field.db_type(connection), field.null, field.unique) for field in fields
     ]
     return hash_of_modules(_not_djangos(cls.__module__ for cls in classes)), columns
 

@@ -124,9 +124,13 @@ def fill(target: Target, *, using: str) -> None:
 
 
 def make_tenant_schema(target: Target, *, using: str) -> None:
-    """Make one schema of a worker, with all tables."""
+    """Make one schema of a worker, with all tables, or none."""
     schemas.create(target.schema, using=using)
-    fill(target, using=using)
+    try:
+        fill(target, using=using)
+    except BaseException:
+        schemas.drop(target.schema, using=using)
+        raise
 
 
 def has_templates(connection: Any) -> bool:

@@ -96,6 +96,7 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
     Attributes:
         prefix: what the worker's schemas begin with.
         ready: names of tenants' schemas that are made and empty but for what migrations write, by module.
+        migration_modules: the setting ``MIGRATION_MODULES`` of the run, which a test may override for itself.
     """
 
     def __init__(
@@ -109,7 +110,8 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
     ):
         super().__init__(connection)
         self._own, self._base = own_database, ""
-        self._migration_modules: Any = None
+        self._modules_before: Any = None
+        self.migration_modules: Any = None
         self.prefix = worker_prefix(worker)
         self.ready: dict[str, str] = {}
         self.claim: Claim | None = None
@@ -150,8 +152,8 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
                 self._leave()
             self.claim.release()
             self.claim = None
-        if self._migration_modules is not None:
-            settings.MIGRATION_MODULES, self._migration_modules = self._migration_modules, None
+        if self._modules_before is not None:
+            settings.MIGRATION_MODULES, self._modules_before = self._modules_before, None
         if old_database_name is not None:
             settings.DATABASES[self.connection.alias]["NAME"] = old_database_name
             self._change(old_database_name, "")
@@ -269,6 +271,7 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
         """Lead the connection to the worker's schemas, or to its database, and make them."""
         self._base = name
         self._leave_migrations_out()
+        self.migration_modules = settings.MIGRATION_MODULES
         self._change(name, "" if self._has_own() else self.prefix)
         self._take_claim()
         if self._has_own():
@@ -279,11 +282,11 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
 
     def _leave_migrations_out(self) -> None:
         """Have tables made of the models, if ``TEST["MIGRATE"]`` is False: for the whole run, as tests make tenants."""
-        if not self.connection.is_tenant_aware or self._migrates() or self._migration_modules is not None:
+        if not self.connection.is_tenant_aware or self._migrates() or self._modules_before is not None:
             return
         before, alias = settings.MIGRATION_MODULES, self.connection.alias
         own = {label for module in required_registry() if module.database == alias for label in module.apps}
-        self._migration_modules = before
+        self._modules_before = before
         settings.MIGRATION_MODULES = {**before, **dict.fromkeys(own)}
 
     def _migrates(self) -> bool:

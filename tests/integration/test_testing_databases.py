@@ -369,6 +369,29 @@ def test_asynchronous_tests(project: Project) -> None:
     project.passes("-p", "no:randomly", count=7)
 
 
+def test_overridden_migrations(project: Project) -> None:
+    """A test that overrides MIGRATION_MODULES does so for itself: not for the ready schema, which others use."""
+    project.write(
+        "test_it.py",
+        HEAD
+        + """
+from django.test import override_settings
+
+@override_settings(MIGRATION_MODULES={"notes": "nowhere.migrations"})
+class TestA(TenantTransactionTestCase):
+    def test_a(self):
+        assert not Note.objects.exists()
+    def test_b(self):
+        assert not Note.objects.exists()
+
+class TestB(TenantTransactionTestCase):
+    def test_behind(self):
+        assert not Note.objects.exists()
+""",
+    )
+    project.passes(count=3)
+
+
 def test_failed_rows_of_parallel_workers(project: Project) -> None:
     """manage.py test --keep-failed keeps the rows of tests that fail in workers of --parallel."""
     project.write(
