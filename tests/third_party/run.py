@@ -63,10 +63,6 @@ SUITES = {
         ("tests",),
         requires=("pytz",),
     ),
-    "django-simple-history==3.13.0": Suite(
-        "from runtests import DEFAULT_SETTINGS\nglobals().update(DEFAULT_SETTINGS)\nEXTENSIONS = []\n",
-        ("simple_history/tests/tests", "simple_history/registry_tests/tests.py"),
-    ),
     "django-treebeard==7.0.3": Suite(
         "from tests.settings import *\nEXTENSIONS = ['ltree']\n",
         ("tests",),
