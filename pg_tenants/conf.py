@@ -70,8 +70,8 @@ KEYS = (
 """The keys of ``PG_TENANTS``."""
 
 MODULE_KEYS = ("apps", "schema", "extensions", "database", "sql_migrations")
-ALIAS_KEYS = (*TENANT_FIELDS, "pgserver", "worker")
-"""The keys of ``OPTIONS["tenants"]``; ``pgserver`` and ``worker`` are set by ``database()`` and by test runs."""
+ALIAS_KEYS = (*TENANT_FIELDS, "pgserver", "worker", "path")
+"""The keys of ``OPTIONS["tenants"]``; ``database()`` sets ``pgserver``, and test runs set ``worker`` and ``path``."""
 
 TIMEOUTS = ("statement", "lock", "idle_in_transaction_session")
 """PostgreSQL's timeouts, of which each alias may have its own as ``…_timeout_ms``."""
@@ -175,6 +175,7 @@ class AliasOptions:
     pooler: bool | None = None
     pgserver: bool = False
     worker: str = ""
+    path: tuple[str, ...] = ()
     readonly: bool = False
     create_db: bool = False
     extensions: tuple[str, ...] = ()
@@ -461,6 +462,7 @@ def alias_options(raw: object, alias: str) -> AliasOptions:
         pooler=pooler,
         pgserver=bool(raw.get("pgserver")),
         worker=read.text("worker"),
+        path=read.texts("path"),
         readonly=read.boolean("readonly"),
         create_db=read.boolean("create_db"),
         extensions=read.texts("extensions"),

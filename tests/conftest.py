@@ -18,6 +18,7 @@ from tests.settings import DATA, DATA_PREFIX
 pytest_plugins = [
     "tests.fix_migrations",
     "tests.fix_pgbouncer",
+    "tests.fix_project",
     "tests.fix_redis",
     "tests.fix_server",
     "tests.fix_wire",

@@ -158,15 +158,15 @@ class TenantDatabaseWrapperMixin(_Base):
         modules = registry()
         extensions = "public" if modules is None else modules.extensions_schema
         if self._narrowed == _EXTENSIONS:
-            return [extensions]
+            return [extensions, *self.tenant_options.path]
         if modules is None or self.tenant_options.schema is not None:
             own: tuple[str, ...] = (schema,) if schema else ()
         else:
             own = modules.search_path(schema, self.alias)
         if self._narrowed == _ACTIVE:
             return [self.physical_schema(name) for name in (own[:1] if schema else own)]
-        # Extensions are once per database, so their schema is the same for all test workers.
-        return list(dict.fromkeys([*map(self.physical_schema, own), extensions]))
+        # Extensions are once per database, so their schemas are the same for all test workers.
+        return list(dict.fromkeys([*map(self.physical_schema, own), extensions, *self.tenant_options.path]))
 
     def physical_schema(self, schema: str) -> str:
         """Return what a schema is called in this alias's database."""

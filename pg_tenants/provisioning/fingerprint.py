@@ -45,7 +45,7 @@ def fingerprint(target: Target, *, using: str) -> str:
     models of its apps, of which permissions and content types are made; extensions, the placement of modules, and the
     versions of Django, pg_tenants and the server.
     """
-    modules = required_registry()
+    modules, connection = required_registry(), tenant_connection(using)
     own = _configs(target.apps)
     fixed = [module for module in modules.fixed if module.database == using]
     near = _configs({label for module in fixed for label in module.apps} - target.apps)
@@ -53,13 +53,13 @@ def fingerprint(target: Target, *, using: str) -> str:
         _FORM,
         _own_version(),
         django.VERSION,
-        tenant_connection(using).pg_version // 10000,
+        connection.pg_version // 10000,
         modules.extensions_schema,
         [_placement(module) for module in (*target.modules, *fixed)],
         [conf.django_setting(name) for name in ("AUTH_USER_MODEL", "DEFAULT_AUTO_FIELD")],
         conf.django_setting("SITE_ID") if apps.is_installed("django.contrib.sites") else None,
         sorted(_djangos_receivers()),
-        [_migrations(config) for config in (*own, *near)],
+        [_migrations(config, connection) for config in (*own, *near)],
         [_models(config) for config in own],
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
@@ -96,11 +96,11 @@ def _djangos_receivers() -> Iterator[str]:
             yield f"{function.__module__}.{function.__qualname__}"
 
 
-def _migrations(config: AppConfig) -> object:
+def _migrations(config: AppConfig, connection: Any) -> object:
     folder = _migrations_folder(config.label)
     if folder is None:
         # Without migrations the tables are those of the models as they are written.
-        return config.label, hash_of_files(_files_of_modules({model.__module__ for model in config.get_models()}))
+        return config.label, _tables(config, connection)
     return config.label, hash_of_files(sorted(folder.rglob("*.py")))
 
 
@@ -117,6 +117,20 @@ def _find_folder(name: str) -> Path | None:
 def _migrations_folder(label: str) -> Path | None:
     name, _ = MigrationLoader.migrations_module(label)
     return None if name is None else _find_folder(name)
+
+
+def _tables(config: AppConfig, connection: Any) -> object:
+    """Return the code of an app's models, of what they inherit and of their fields, and the columns that follow.
+
+    What a column's type takes from elsewhere, such as a length from a constant in another file, is in the columns.
+    """
+    models = list(config.get_models(include_auto_created=True))
+    fields = [field for model in models for field in model._meta.local_concrete_fields]
+    classes = {cls for made in (*models, *map(type, fields)) for cls in made.__mro__}
+    columns = [
+        (field.model.__name__, field.column, field.db_type(connection), field.null, field.unique) for field in fields
+    ]
+    return hash_of_modules(_not_djangos(cls.__module__ for cls in classes)), columns
 
 
 def _models(config: AppConfig) -> object:
@@ -154,7 +168,12 @@ def code_of_migrations(target: Target) -> list[str]:
             for operation in _flat(migration.operations):
                 if isinstance(operation, RunPython):
                     found |= _modules_of(operation.code, set())
-    return sorted(name for name in found if name.partition(".")[0] not in {"django", *sys.stdlib_module_names})
+    return sorted(_not_djangos(found))
+
+
+def _not_djangos(names: Iterable[str]) -> set[str]:
+    """Return the modules that are neither Django's nor Python's, whose versions stand for them."""
+    return {name for name in names if name.partition(".")[0] not in {"django", *sys.stdlib_module_names}}
 
 
 def _flat(operations: Iterable[Any]) -> Iterator[Any]:

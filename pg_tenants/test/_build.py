@@ -10,18 +10,28 @@ import importlib.metadata
 from collections.abc import Sequence
 from typing import Any
 
-from django.conf import settings
 from django.core.management import call_command
 from django.db.models.signals import post_migrate
 
 from pg_tenants import extensions, schemas
 from pg_tenants.context import no_schema
 from pg_tenants.migrations import Options, Target, migrate_target, required_registry
+from pg_tenants.names import MARKER_TABLE
 from pg_tenants.provisioning import template
 from pg_tenants.provisioning.fingerprint import receiver_of
-from pg_tenants.test._lock import turn
+from pg_tenants.test._lock import literal, turn
 
 __all__ = ["fill", "has_templates", "identity", "make_schemas", "make_templates", "make_tenant_schema"]
+
+_OTHER_SCHEMAS = """
+SELECT DISTINCT n.nspname
+FROM pg_catalog.pg_extension e
+JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
+LEFT JOIN pg_catalog.pg_available_extension_versions v ON v.name = e.extname AND v.version = e.extversion
+WHERE n.nspname NOT IN ('pg_catalog', {schema}) AND v.schema IS NULL
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid AND c.relname = {marker})
+ORDER BY 1
+"""
 
 
 def make_schemas(connection: Any, targets: Sequence[Target], verbosity: int) -> None:
@@ -46,20 +56,37 @@ def make_schemas(connection: Any, targets: Sequence[Target], verbosity: int) -> 
 def make_templates(connection: Any, targets: Sequence[Target]) -> None:
     """Install the modules' extensions and make their templates, where they are missing, which all workers share."""
     modules, alias = required_registry(), connection.alias
-    wanted = [name for module in modules if module.database == alias for name in module.extensions]
+    wanted = extensions.wanted(alias)
     tenants = [Target(module.name, (module,)) for module in modules.tenant if module.database == alias]
 
     def missing() -> list[Target]:
         return [target for target in (*targets, *tenants) if template.load(target, using=alias) is None]
 
+    _see_extensions(connection)
     with no_schema():
         if not extensions.missing(wanted, using=alias) and not missing():
             return
         with turn(connection, "build"):
             connection.prepare_database()
             extensions.install(wanted, schema=modules.extensions_schema, using=alias)
+            _see_extensions(connection)
             for target in missing():
                 template.build(target, using=alias, once=True)
+
+
+def _see_extensions(connection: Any) -> None:
+    """Put schemas on the path that have extensions of the database, besides the extensions' schema.
+
+    In a test database that somebody else has prepared, an extension may be where the project would not put it; there it
+    stays. Schemas that an extension insists on are left out, and so are tenants' and fixed modules'.
+    """
+    query = _OTHER_SCHEMAS.format(schema=literal(required_registry().extensions_schema), marker=literal(MARKER_TABLE))
+    with connection.without_prefix() as execute:
+        found = tuple(name for (name,) in execute(query).fetchall())
+    if found != connection.tenant_options.path:
+        options = connection.settings_dict["OPTIONS"]
+        connection.settings_dict["OPTIONS"] = {**options, "tenants": {**(options.get("tenants") or {}), "path": found}}
+        connection.read_options()
 
 
 def identity(connection: Any, target: Target) -> str:
@@ -97,11 +124,15 @@ def fill(target: Target, *, using: str) -> None:
 
 
 def make_tenant_schema(target: Target, *, using: str) -> None:
-    """Make one schema of a worker, with all tables."""
+    """Make one schema of a worker, with all tables, or none."""
     schemas.create(target.schema, using=using)
-    fill(target, using=using)
+    try:
+        fill(target, using=using)
+    except BaseException:
+        schemas.drop(target.schema, using=using)
+        raise
 
 
 def has_templates(connection: Any) -> bool:
-    """Return whether schemas are made by templates: not without migrations, or for an alias that has one schema."""
-    return connection.is_tenant_aware and isinstance(settings.MIGRATION_MODULES, dict)
+    """Return whether schemas are made by templates: not for an alias that has one schema."""
+    return bool(connection.is_tenant_aware)

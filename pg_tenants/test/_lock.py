@@ -78,10 +78,14 @@ def turn(connection: Any, name: str) -> Iterator[Any]:
         session.close()
 
 
-def _copy(connection: Any) -> Any:
+def _copy(connection: Any, **options: str) -> Any:
     session = connection.copy()
     # A session that is held for long is not one of the pool's.
     session.settings_dict["OPTIONS"].pop("pool", None)
+    session.settings_dict["OPTIONS"].update(options)
+    # Receivers of connection_created ask by the alias, and the schema that it is bound to need not be there yet.
+    with connection.extensions_schema_only():
+        session.connect()
     return session
 
 
@@ -125,8 +129,7 @@ class Claim:
 
     def __init__(self, connection: Any, prefix: str, wait: float):
         self.prefix, self.users = prefix, 0
-        self._session = _copy(connection)
-        self._session.settings_dict["OPTIONS"]["application_name"] = application_name(prefix)
+        self._session = _copy(connection, application_name=application_name(prefix))
         try:
             with self._session.without_prefix() as execute:
                 self._take(execute, wait)

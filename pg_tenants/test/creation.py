@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from django.apps import apps
 from django.conf import settings
 from django.core.management import call_command
 from django.db import OperationalError, connections
 from django.db.backends.postgresql.creation import DatabaseCreation
+from django.test.utils import override_settings
 
 from pg_tenants import lookups, schemas
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
@@ -94,6 +96,7 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
     Attributes:
         prefix: what the worker's schemas begin with.
         ready: names of tenants' schemas that are made and empty but for what migrations write, by module.
+        migration_modules: the setting ``MIGRATION_MODULES`` of the run, which a test may override for itself.
     """
 
     def __init__(
@@ -107,6 +110,8 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
     ):
         super().__init__(connection)
         self._own, self._base = own_database, ""
+        self._modules_before: Any = None
+        self.migration_modules: Any = None
         self.prefix = worker_prefix(worker)
         self.ready: dict[str, str] = {}
         self.claim: Claim | None = None
@@ -147,6 +152,8 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
                 self._leave()
             self.claim.release()
             self.claim = None
+        if self._modules_before is not None:
+            settings.MIGRATION_MODULES, self._modules_before = self._modules_before, None
         if old_database_name is not None:
             settings.DATABASES[self.connection.alias]["NAME"] = old_database_name
             self._change(old_database_name, "")
@@ -263,6 +270,8 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
     def _enter(self, name: str, verbosity: int) -> None:
         """Lead the connection to the worker's schemas, or to its database, and make them."""
         self._base = name
+        self._leave_migrations_out()
+        self.migration_modules = settings.MIGRATION_MODULES
         self._change(name, "" if self._has_own() else self.prefix)
         self._take_claim()
         if self._has_own():
@@ -270,6 +279,20 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
         else:
             self._make_schemas(verbosity)
         settings.DATABASES[self.connection.alias]["NAME"] = self.connection.settings_dict["NAME"]
+
+    def _leave_migrations_out(self) -> None:
+        """Have tables made of the models, if ``TEST["MIGRATE"]`` is False: for the whole run, as tests make tenants."""
+        if not self.connection.is_tenant_aware or self._migrates() or self._modules_before is not None:
+            return
+        before, alias = settings.MIGRATION_MODULES, self.connection.alias
+        own = {label for module in required_registry() if module.database == alias for label in module.apps}
+        self._modules_before = before
+        settings.MIGRATION_MODULES = {**before, **dict.fromkeys(own)}
+
+    def _migrates(self) -> bool:
+        """Return whether migrations make the tables; also where all of the project's are switched off already."""
+        is_switched_off = not isinstance(settings.MIGRATION_MODULES, dict)
+        return is_switched_off or self.connection.settings_dict["TEST"]["MIGRATE"] is not False
 
     def _leave(self) -> None:
         if self._has_own():
@@ -318,9 +341,16 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
             _build.make_templates(self.connection, self.fixed)
         if self.claim.users == 1:
             self._drop_stale()
-        _build.make_schemas(self.connection, self.fixed, verbosity)
+        with self._of_bound_alias():
+            _build.make_schemas(self.connection, self.fixed, verbosity)
         call_command("createcachetable", database=self.connection.alias)
         self.mark(self.fixed)
+
+    def _of_bound_alias(self) -> AbstractContextManager[Any]:
+        """Leave the migrations of all apps out meanwhile, as Django does, for an alias that has one schema."""
+        if self.connection.is_tenant_aware or self._migrates():
+            return nullcontext()
+        return override_settings(MIGRATION_MODULES={config.label: None for config in apps.get_app_configs()})
 
     def _drop_stale(self) -> None:
         """Drop what an earlier run has left, but for schemas that are as they would be made now."""
@@ -361,6 +391,12 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
         """Return the fixed modules' schemas of this alias."""
         return fixed_targets(self.connection.alias) if self.connection.is_tenant_aware else []
 
+    @property
+    def lasting(self) -> list[str]:
+        """Return the schemas of this alias that are no tenant's: the fixed modules', or the one that it is bound to."""
+        bound = self.connection.tenant_options.schema
+        return [*(target.schema for target in self.fixed), *([bound] if bound else [])]
+
     def own_schemas(self) -> list[str]:
         """Return the names, in the database, of the worker's schemas."""
         assert self.claim is not None
@@ -373,9 +409,8 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
             keep_ready: the ready schemas stay; a test that commits may have written to them.
         """
         assert self.claim is not None
-        logical = [target.schema for target in self.fixed]
-        if self.connection.tenant_options.schema:
-            logical.append(self.connection.tenant_options.schema)
+        sharing = [other for alias in connections if (other := creation_of(alias)) and other.claim is self.claim]
+        logical = [name for creation in sharing for name in creation.lasting]
         if keep_ready:
             logical += self.ready.values()
         else:

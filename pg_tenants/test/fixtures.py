@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -199,6 +200,30 @@ def test_db(transactional_db: None) -> Any:
     from django.db import connection  # noqa: PLC0415
 
     return connection
+
+
+@pytest.fixture(autouse=True)
+def _async_in_transaction(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have the ORM of an asynchronous test use the test's connection, and so see and leave its transaction alone.
+
+    Outside of ``async_to_sync()`` the ORM works in a thread of asgiref's, which has connections of its own: what the
+    test writes there would be committed, and what its fixtures have written would not be seen.
+    """
+    if not _is_async(request) or not _uses_database(request.node, request.fixturenames):
+        yield
+        return
+    from pg_tenants.test.threads import shared_with_async  # noqa: PLC0415
+
+    with shared_with_async():
+        yield
+
+
+def _is_async(request: pytest.FixtureRequest) -> bool:
+    return inspect.iscoroutinefunction(getattr(request, "function", None))
+
+
+def _uses_database(item: pytest.Item, names: Sequence[str]) -> bool:
+    return item.get_closest_marker("django_db") is not None or "db" in names
 
 
 # -- tenants ----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connections, models, router, transaction
+from django.test.utils import override_settings
 
 from pg_tenants.context import no_schema
 from pg_tenants.exceptions import ConfigurationError
@@ -43,9 +44,10 @@ def make_ready(module: str = "") -> None:
     if creation is None or creation.claim is None or found.name in creation.ready or connection.in_atomic_block:
         return
     name = ready_name(found)
-    with no_schema():
+    # What a test overrides for itself is not for the tests behind it.
+    with no_schema(), override_settings(MIGRATION_MODULES=creation.migration_modules):
         _build.make_tenant_schema(Target(name, (found,)), using=found.database)
-    creation.mark([Target(name, (found,))])
+        creation.mark([Target(name, (found,))])
     creation.ready[found.name] = name
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+REQUIRED = "required"
 COMMON = """
 from pg_tenants.conf import database
 import os
@@ -33,7 +34,7 @@ if os.environ["INSIDE"]:
             "tenant": {"apps": list(INSTALLED_APPS), "extensions": EXTENSIONS},
         },
     }
-    INSTALLED_APPS = ["pg_tenants", "example_project.customers", *INSTALLED_APPS]
+    INSTALLED_APPS = type(INSTALLED_APPS)(["pg_tenants", "example_project.customers", *INSTALLED_APPS])
 else:
     DATABASES["default"]["ENGINE"] = "django.db.backends.postgresql"
 """
@@ -57,6 +58,11 @@ class Suite:
 
 
 SUITES = {
+    "django-filter==26.2": Suite(
+        "from tests.settings import *\nEXTENSIONS = []\n",
+        ("tests",),
+        requires=("pytz",),
+    ),
     "django-treebeard==7.0.3": Suite(
         "from tests.settings import *\nEXTENSIONS = ['ltree']\n",
         ("tests",),
@@ -69,30 +75,23 @@ SUITES = {
 }
 
 
-def source(requirement: str, folder: Path) -> Path:
+def source(requirement: str, suite: Suite, folder: Path) -> Path:
     """Download an application's source into a folder, unless it is there, and return where it is."""
     found = folder / requirement.replace("-", "_").replace("==", "-")
     if found.is_dir():
         return found
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "-q",
-            "--no-deps",
-            "--no-binary",
-            ":all:",
-            "-d",
-            str(folder),
-            requirement,
-        ],
-        check=True,
-    )
+    pip = [sys.executable, "-m", "pip"]
+    options = ["-q", "--no-deps", "--no-binary", ":all:", "-d", str(folder)]
+    subprocess.run([*pip, "download", *options, requirement], check=True)
     (archive,) = folder.glob(f"{found.name}*.tar.gz")
     with tarfile.open(archive) as packed:
         packed.extractall(folder, filter="data")
+    if suite.requires:
+        subprocess.run([*pip, "install", "-q", "--target", str(found / REQUIRED), *suite.requires], check=True)
+    # Some ask for their own version, as if they were installed.
+    about = found / f"{found.name}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_bytes((found / "PKG-INFO").read_bytes())
     return found
 
 
@@ -104,7 +103,7 @@ def run(suite: Suite, where: Path, url: str, *, inside: bool, options: argparse.
         **dict(suite.environment),
         "DATABASE_URL": url,
         "INSIDE": "1" if inside else "",
-        "PYTHONPATH": os.pathsep.join([str(where), str(ROOT), str(Path(__file__).parent)]),
+        "PYTHONPATH": os.pathsep.join(map(str, [where, where / REQUIRED, ROOT, Path(__file__).parent])),
     }
     plugins = ["-p", "inside_tenant"] if inside else ["-p", "no:pg_tenants.pytest_plugin"]
     done = subprocess.run(
@@ -144,7 +143,7 @@ def main() -> int:
             continue
         print(requirement)
         with tempfile.TemporaryDirectory() as folder:
-            where = source(requirement, options.sources or Path(folder))
+            where = source(requirement, suite, options.sources or Path(folder))
             url = options.url.rpartition("/")[0] + f"/third_{name.replace('-', '_')}"
             plain = run(suite, where, url, inside=False, options=options)
             ours = run(suite, where, f"{url}_in", inside=True, options=options)
