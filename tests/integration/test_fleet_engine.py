@@ -24,6 +24,7 @@ from pg_tenants.exceptions import MigrationFailed
 from pg_tenants.migrations import Options, _tracks, apply
 from pg_tenants.migrations._executor import ModuleLoader
 from pg_tenants.names import MARKER_TABLE
+from pg_tenants.operations import TenantSQL
 from pg_tenants.provisioning import fingerprint
 from tests.conftest import make_tenant
 
@@ -431,6 +432,57 @@ def test_create_extension_goes_to_its_schema(fleet: Any, add: Any, raw: Any) -> 
         assert ("notes_tag", "extra") in columns("hooli")
     finally:
         raw.execute("DROP EXTENSION IF EXISTS hstore CASCADE")
+
+
+SCRIPT = """
+-- What the application needs.
+CREATE TABLE notes_before (a int);
+CREATE EXTENSION IF NOT EXISTS hstore; -- once
+CREATE TABLE notes_behind (a hstore DEFAULT 'a=>1;b=>2');
+"""
+
+
+def test_extensions_inside_scripts(fleet: Any, add: Any, raw: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Only what makes an extension leaves the schema, and only what drops one is left out, which is said once."""
+    raw.execute("DROP EXTENSION IF EXISTS hstore")
+    add(migrations.RunSQL(SCRIPT, "DROP TABLE notes_behind; DROP EXTENSION hstore CASCADE; DROP TABLE notes_before"))
+    try:
+        run()
+        where = raw.execute("SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'hstore'")
+        assert where.fetchone() == ("public",)
+        same()
+        assert {("notes_before", "a"), ("notes_behind", "a")} <= set(columns("hooli"))
+        apply(Options(verbosity=0, app_label="notes", migration_name="0001"), names=["acme", "globex"])
+        assert not {("notes_before", "a"), ("notes_behind", "a")} & set(columns("acme"))
+        same("globex")
+        assert query("hooli", "SELECT a -> 'b' FROM notes_behind RIGHT JOIN (SELECT) x ON true") == [(None,)]
+        assert ("notes_behind", "a") in columns("hooli")
+        assert [r.getMessage() for r in caplog.records if "Left out of tenants' migrations: DROP" in r.getMessage()] == [
+            "Left out of tenants' migrations: DROP EXTENSION hstore CASCADE. The extension is the whole database's, and "
+            "other schemas may use it; drop it by hand when none does."
+        ]
+    finally:
+        raw.execute("DROP EXTENSION IF EXISTS hstore CASCADE")
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        (TenantSQL("CREATE EXTENSION hstore SCHEMA {{schema}}"), "no other tenant would find it"),
+        (
+            migrations.RunSQL([("CREATE TABLE x (); CREATE EXTENSION hstore; COMMENT ON TABLE x IS %s", ["y"])]),
+            "Put the extension's into an operation of its own",
+        ),
+    ],
+)
+def test_extensions_that_cannot_be(fleet: Any, add: Any, raw: Any, operation: Any, message: str) -> None:
+    """An error before anything is made, in each schema by itself."""
+    raw.execute("DROP EXTENSION IF EXISTS hstore")
+    add(operation)
+    failed = apply(Options(verbosity=0)).failed
+    assert [result.schema for result in failed] == FLEET
+    assert all(message in str(result.error) for result in failed)
+    assert raw.execute("SELECT FROM pg_extension WHERE extname = 'hstore'").fetchone() is None
 
 
 class Custom(Operation):
