@@ -92,6 +92,7 @@ class Fleet:
             self._run_until_done(first, histories, 1)
             self._check(first)
             if self._report.failed:
+                self._report.stopped_by = "canary"
                 self._report.held_back = [target.schema for target in rest]
                 return
         elif first:

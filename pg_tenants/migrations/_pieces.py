@@ -120,11 +120,34 @@ class Pieces:
         self._done = 0
         self._found: Mark | None = None
 
+    def begin(self) -> None:
+        """Look for what an earlier run has done, and write down that this one is at work.
+
+        Raises:
+            MigrationFailed: what is done is not in the file any more.
+        """
+        recorder = ModuleRecorder(self._connection)
+        recorder.ensure_schema()
+        rows = recorder.applied_migrations()
+        self._found = next((mark for mark in unfinished(rows) if mark.name == self._name), None)
+        if self._found is None:
+            erase_marks(self._connection, *self._key)
+            recorder.record_applied(MARKS, self._mark(0, was_killed=True))
+            return
+        self._done = self._found.done
+        if self._done > len(self._operations) or self._found.digest != self._digest(self._done):
+            raise MigrationFailed(
+                f"{self._name} was broken off in an earlier run when {_count(self._done)} done, and its file has other "
+                f"operations there now. Restore these; or do by hand what is left, and record it by {self._fake}."
+            )
+        if not self._found.was_killed:
+            self._note(self._done, was_killed=True)
+
     def run(self, number: int, editor: Any, work: Callable[[], object]) -> None:
         """Run an operation, unless it is done.
 
         Args:
-            number: its place in the order of running, from 0 on; the first one looks for what an earlier run has done.
+            number: its place in the order of running, from 0 on; the first one begins.
             editor: the schema editor that it uses.
             work: runs it.
 
@@ -133,7 +156,7 @@ class Pieces:
             Exception: it failed, and nothing of the migration is done.
         """
         if number == 0:
-            self._begin()
+            self.begin()
         if number < self._done:
             return
         connection, operation = self._connection, self._operations[number]
@@ -156,24 +179,6 @@ class Pieces:
     def end(self) -> None:
         """Take the mark away, in the transaction that records the migration."""
         erase_marks(self._connection, *self._key)
-
-    def _begin(self) -> None:
-        recorder = ModuleRecorder(self._connection)
-        recorder.ensure_schema()
-        rows = recorder.applied_migrations()
-        self._found = next((mark for mark in unfinished(rows) if mark.name == self._name), None)
-        if self._found is None:
-            erase_marks(self._connection, *self._key)
-            recorder.record_applied(MARKS, self._mark(0, was_killed=True))
-            return
-        self._done = self._found.done
-        if self._done > len(self._operations) or self._found.digest != self._digest(self._done):
-            raise MigrationFailed(
-                f"{self._name} was broken off in an earlier run when {_count(self._done)} done, and its file has other "
-                f"operations there now. Restore these; or do by hand what is left, and record it by {self._fake}."
-            )
-        if not self._found.was_killed:
-            self._note(self._done, was_killed=True)
 
     def _fail(self, number: int, exc: Exception, *, in_doubt: bool) -> None:
         with suppress(DatabaseError):

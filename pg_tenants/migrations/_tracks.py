@@ -304,6 +304,8 @@ class Track:
         is_whole = has_own_way(stage.migration, backwards=stage.is_backwards)
         operations = [] if is_whole else [step.operation for step in self._states.steps(stage.index)]
         pieces = Pieces(connection, stage.migration, operations, backwards=stage.is_backwards)
+        if not operations:
+            pieces.begin()
         with connection.schema_editor(atomic=False) as editor:
             self._operate(stage, editor, pieces)
         with transaction.atomic(using=connection.alias):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import secrets
 import uuid
 from collections.abc import Callable
@@ -708,6 +709,12 @@ def test_canaries(fleet: Any, add: Any, raw: Any) -> None:
     assert {result.schema: result.error is None for result in report.results[2:]} == {"acme": True, "globex": False}
     assert report.held_back == ["hooli", "initech"]
     assert ("notes", "0002_more") not in recorded("hooli")
+    out = io.StringIO()
+    with pytest.raises(CommandError, match="They are canaries, so the other 2 schemas were not touched") as caught:
+        call_command("migrate_schemas", canary=2, json=True, stdout=out, stderr=io.StringIO())
+    assert caught.value.returncode == 1
+    found = json.loads(out.getvalue())
+    assert (found["failed"], found["held_back"], found["stopped_by"]) == (1, ["hooli", "initech"], "canary")
     raw.execute(f"UPDATE \"{physical('globex')}\".notes_tag SET name = 'good' WHERE id = 1")
     out = io.StringIO()
     call_command("migrate_schemas", canary=1, stdout=out, stderr=out)
