@@ -167,7 +167,7 @@ class TenantSchemaEditorMixin(_Base):
 
 
 def _statements(text: str) -> Iterator[tuple[str, str]]:
-    """Yield each statement of a script with its first two words; what is before it is blank, so errors find the line."""
+    """Yield each statement of a script with its first two words. What is before it is blank: errors tell the line."""
     raw = text.encode()
     found = list(split(raw, 2))
     ends = [start for start, _ in found[1:]] + [len(raw)]
@@ -185,7 +185,7 @@ def _short(text: str) -> str:
 def _tell_of_drop(statement: str) -> None:
     """Say once in a process what was left out in however many schemas."""
     logger.warning(
-        "Left out of tenants' migrations: %s. The extension is the whole database's, and other schemas may use it; drop "
-        "it by hand when none does.",
+        "Left out of tenants' migrations: %s. The extension is the whole database's, and other schemas may use it; "
+        "drop it by hand when none does.",
         statement,
     )

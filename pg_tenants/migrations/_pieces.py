@@ -171,7 +171,7 @@ class Pieces:
                 while editor.deferred_sql:
                     editor.execute(editor.deferred_sql.pop(0), None)
                 self._note(number + 1, was_killed=True)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  # whatever it is, it is raised again
             self._fail(number, exc, in_doubt=in_doubt)
         finally:
             connection.remakes_indexes = False
@@ -194,9 +194,9 @@ class Pieces:
             lines.append(f"It is not atomic: {_count(number)} done and noted, and the next run goes on behind.")
         if in_doubt:
             lines.append(
-                "An earlier run was killed in this operation, so it may be done already, in part or as a whole. Look at "
-                "what it does ('sqlmigrate'); then undo what is there of it, and run the command again; or do by hand "
-                f"what is left of the migration, and record it by {self._fake}."
+                "An earlier run was killed in this operation, so it may be done already, in part or as a whole. Look "
+                "at what it does ('sqlmigrate'); then undo what is there of it, and run the command again; or do by "
+                f"hand what is left of the migration, and record it by {self._fake}."
             )
         raise MigrationFailed("\n".join(line.strip() for line in lines)) from exc
 

@@ -1,7 +1,7 @@
 """Comparing each schema's structure with what the migrations that it has recorded make.
 
 For each set of apps and recorded migrations one reference is made, in a transaction that is rolled back. The schemas
-are compared with it by fingerprints, read for a hundred at a time; in full only one of each fingerprint that is unlike
+are compared with it by fingerprints, read for hundreds at a time; in full only one of each fingerprint that is unlike
 the reference's.
 """
 
@@ -175,9 +175,7 @@ def _compare_group(
             result.error = exc
 
 
-def _reference(
-    target: Target, history: History, using: str, define: Define | None
-) -> tuple[Reference, list[str]]:
+def _reference(target: Target, history: History, using: str, define: Define | None) -> tuple[Reference, list[str]]:
     """Return what the recorded migrations make, and the names of those that are not recorded."""
     connection = tenant_connection(using)
     scratch = scratch_name()

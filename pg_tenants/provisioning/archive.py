@@ -7,12 +7,12 @@ The file is a zip archive of two entries: ``schema.dump``, the schema in the cus
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import logging
 import os
 import secrets
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -37,6 +37,7 @@ from pg_tenants.exceptions import ArchiveInvalid, CopyFailed, PgTenantsError, Te
 from pg_tenants.modules import Module
 from pg_tenants.provisioning import removal, run
 from pg_tenants.provisioning._dump import Progress, dump, dump_version, load
+from pg_tenants.provisioning._leftovers import hold, remove_leftovers, work_folder
 from pg_tenants.provisioning._names import follow
 from pg_tenants.provisioning.adopt import listed
 from pg_tenants.provisioning.clone import refuse_taken, refuse_transaction
@@ -184,6 +185,7 @@ def _write(
     name, using = tenant.schema_name, module.database
     if progress:
         progress(f"archiving {name}")
+    remove_leftovers(path.parent, f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with _created(temporary) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as box:
@@ -211,6 +213,7 @@ def _write(
 @contextlib.contextmanager
 def _created(path: Path) -> Iterator[Any]:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        hold(file)
         yield file
         file.flush()
         os.fsync(file.fileno())
@@ -369,13 +372,13 @@ def restore(
         ProgramUnavailable: there is no pg_restore that reads it.
         IntegrityError: a domain, or another unique value of the row, is taken.
     """
-    with _opened(path) as box, tempfile.TemporaryDirectory(prefix="pg_tenants-") as folder:
+    with _opened(path) as box, work_folder() as folder:
         manifest = _read(box, path)
         tenant = _tenant(model, manifest, schema_name, path)
         home = using or router.db_for_write(model, instance=tenant)
         module = run.module_of(tenant)
         _refuse_unfit(manifest, module, path, privileges)
-        dumped = Path(folder) / DUMP
+        dumped = folder / DUMP
         _extract(box, dumped, manifest, path)
         domains = [{"domain": domain, "is_primary": True}] if domain else manifest.domains
         if not domain and tenant.schema_name != manifest.schema_name:

@@ -458,10 +458,9 @@ def test_extensions_inside_scripts(fleet: Any, add: Any, raw: Any, caplog: pytes
         same("globex")
         assert query("hooli", "SELECT a -> 'b' FROM notes_behind RIGHT JOIN (SELECT) x ON true") == [(None,)]
         assert ("notes_behind", "a") in columns("hooli")
-        assert [r.getMessage() for r in caplog.records if "Left out of tenants' migrations: DROP" in r.getMessage()] == [
-            "Left out of tenants' migrations: DROP EXTENSION hstore CASCADE. The extension is the whole database's, and "
-            "other schemas may use it; drop it by hand when none does."
-        ]
+        told = [record.getMessage() for record in caplog.records if "Left out of" in record.getMessage()]
+        assert len(told) == 1
+        assert "tenants' migrations: DROP EXTENSION hstore CASCADE. The extension is the whole database's" in told[0]
     finally:
         raw.execute("DROP EXTENSION IF EXISTS hstore CASCADE")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -281,6 +281,41 @@ def test_nothing_to_do_costs_few_statements(fleet: Fleet) -> None:
     assert many["schemas"] == few["schemas"] + 400
     assert many["statements"] - few["statements"] <= 8 + 8
     assert many["memory"] < few["memory"] * 1.2
+
+
+COPIED = ("django_migrations", "django_content_type", "auth_permission", "parts_part")
+
+
+def test_memory_does_not_grow_with_the_fleet(fleet: Fleet, wanted: dict[str, Any]) -> None:
+    """While migrations are learned, sent on, and run as Python code."""
+    names = [f"many_{number:03}" for number in range(300)]
+    copies = "; ".join(
+        f"CREATE TABLE {{0}}.{table} (LIKE {TENANTS[0]}.{table} INCLUDING ALL);"
+        f" INSERT INTO {{0}}.{table} OVERRIDING SYSTEM VALUE SELECT * FROM {TENANTS[0]}.{table};"
+        f" ALTER TABLE {{0}}.{table} ALTER id RESTART WITH 1000"
+        for table in COPIED
+    )
+    found = []
+    with psycopg.connect(fleet.url, autocommit=True) as database:
+        try:
+            for count in (10, len(names)):
+                for name in names[:count]:
+                    database.execute(
+                        f"DROP SCHEMA IF EXISTS {name} CASCADE; CREATE SCHEMA {name};"
+                        f" CREATE TABLE {name}.pg_tenants_marker (); {copies.format(name)}"
+                    )
+                    database.execute(
+                        "INSERT INTO companies_company (schema_name, name, module, status, created_at)"
+                        " VALUES (%s, 'x', 'tenant', 'active', now()) ON CONFLICT DO NOTHING",
+                        [name],
+                    )
+                found.append(_measured(fleet, "parts", "0003", "--jobs=2")["memory"])
+                assert fleet.query("SELECT name FROM parts_maker", names[count - 1]) == [("maker",)]
+        finally:
+            database.execute("DELETE FROM companies_company WHERE schema_name LIKE 'many_%'")
+            for name in names:
+                database.execute(f"DROP SCHEMA IF EXISTS {name} CASCADE")
+    assert found[1] < found[0] * 1.2
 
 
 def _measured(fleet: Fleet, *options: str) -> dict[str, Any]:

@@ -237,6 +237,9 @@ class Command(DjangoCommand):
             for result in report.results:
                 state = f"{len(result.applied)} pending" if result.applied else "up to date"
                 self.stdout.write(f"{result.schema:<{first}}  {result.module:<{second}}  {state}")
+            behind = len(report.changed)
+            same = len(report.results) - behind - len(report.failed)
+            self.stdout.write(f"{_schemas(len(report.results))}: {behind} with migrations pending, {same} up to date")
             return
         for result in report.changed:
             self.stdout.write(self.style.MIGRATE_LABEL(f"{result.schema} ({result.module})"))
