@@ -206,7 +206,7 @@ def fingerprints(
 def _chunks(names: list[str], using: str) -> Iterator[list[str]]:
     """Yield the names that one statement reads, by how many views the schemas have."""
     with tenant_connection(using).without_prefix() as execute:
-        views = dict(execute(_VIEWS, [names]).fetchall()) if len(names) > 1 else {}
+        views = _views(execute, names)
     chunk, size = list[str](), 0
     for name in names:
         more = views.get(name, 0)
@@ -217,6 +217,10 @@ def _chunks(names: list[str], using: str) -> Iterator[list[str]]:
         size += more
     if chunk:
         yield chunk
+
+
+def _views(execute: Callable[..., Any], names: list[str]) -> dict[str, int]:
+    return dict(execute(_VIEWS, [names]).fetchall())
 
 
 def _fingerprints(names: list[str], ignore: list[str], using: str) -> dict[str, Fingerprint]:

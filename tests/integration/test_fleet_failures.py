@@ -299,6 +299,7 @@ def test_memory_does_not_grow_with_the_fleet(fleet: Fleet, wanted: dict[str, Any
     with psycopg.connect(fleet.url, autocommit=True) as database:
         try:
             for count in (10, len(names)):
+                fleet.run("migrate_schemas", "parts", "0001", "-v0")
                 for name in names[:count]:
                     database.execute(
                         f"DROP SCHEMA IF EXISTS {name} CASCADE; CREATE SCHEMA {name};"
