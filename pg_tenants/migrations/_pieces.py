@@ -16,7 +16,7 @@ from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple
 
 from django.contrib.postgres.operations import AddConstraintNotValid, ValidateConstraint
-from django.db import DatabaseError, transaction
+from django.db import Error, transaction
 from django.db.migrations.migration import Migration
 from django.db.migrations.operations import fields, models
 
@@ -181,7 +181,7 @@ class Pieces:
         erase_marks(self._connection, *self._key)
 
     def _fail(self, number: int, exc: Exception, *, in_doubt: bool) -> None:
-        with suppress(DatabaseError):
+        with suppress(Error):
             if number:
                 self._note(number, was_killed=in_doubt)
             elif not in_doubt:

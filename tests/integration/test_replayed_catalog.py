@@ -1,4 +1,4 @@
-"""A real application's whole history: learned in one schema, replayed in another, and run by Django in a third place."""
+"""A real application's whole history: learned in one schema, replayed in another, run by Django in a third place."""
 
 from __future__ import annotations
 
