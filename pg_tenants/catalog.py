@@ -249,8 +249,10 @@ def _objects(oids: Iterable[int], ignore: Iterable[str]) -> str:
     """Return a query for the objects of schemas: schema, kind, name and definition of each."""
     schemas = f"'{{{', '.join(map(str, oids))}}}'::pg_catalog.oid[]"
     left_out = ", ".join("'" + name.replace("'", "''") + "'" for name in ("", *ignore))
+    # As text: where the first one is a ``name``, the union would be, and cut "table.index" after 63 bytes.
     union = " UNION ALL ".join(
-        f"SELECT '{kind}' AS kind, q.* FROM ({query}) AS q (schema, owner, name, definition)"  # noqa: S608  # constants
+        f"SELECT '{kind}' AS kind, schema, owner::text, name::text, definition "  # noqa: S608  # constants
+        f"FROM ({query}) AS q (schema, owner, name, definition)"
         for kind, query in _QUERIES.items()
     )
     union = union.replace("{of}", _OF_TABLE).replace("{own}", _OWN).replace("{schemas}", schemas)
