@@ -24,6 +24,7 @@ from pg_tenants.provisioning import removal
 from pg_tenants.provisioning import rename as renaming
 from pg_tenants.provisioning import run as provisioning
 from pg_tenants.provisioning.archive import Manifest, Progress
+from pg_tenants.provisioning.restore import restore
 from pg_tenants.signals import post_tenant_activate
 
 __all__ = [
@@ -132,7 +133,7 @@ class TenantQuerySet(_NoticedQuerySet):
             ProgramUnavailable: there is no pg_restore that reads it.
         """
         self._for_write = True
-        return archiving.restore(
+        return restore(
             self.model,
             Path(path),
             schema_name=schema_name,

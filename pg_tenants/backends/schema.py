@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
+from django.db import transaction
+
 from pg_tenants.context import active, as_owner
+from pg_tenants.exceptions import UnsafeStatement
 from pg_tenants.modules import TableName
+from pg_tenants.sqltext import split
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -20,12 +27,14 @@ else:
 
 __all__ = ["SchemaWatcher", "TenantSchemaEditorMixin"]
 
-_CREATE_EXTENSION = re.compile(r"\s*CREATE\s+EXTENSION\b", re.IGNORECASE)
+_EXTENSION = re.compile(r"\bEXTENSION\b", re.IGNORECASE)
 _CONCURRENT_INDEX = re.compile(
     r'\s*CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+(?:IF\s+NOT\s+EXISTS\s+)?((?:"[^"]+")|\w+)\s+ON\b', re.IGNORECASE
 )
 _CONCURRENTLY = re.compile(r"(\s*(?:CREATE\s+(?:UNIQUE\s+)?|DROP\s+)INDEX\s+)CONCURRENTLY\s", re.IGNORECASE)
-_DROP_EXTENSION = re.compile(r"\s*DROP\s+EXTENSION\b", re.IGNORECASE)
+_OTHERS = re.compile(r"[^\n]")
+
+logger = logging.getLogger("pg_tenants")
 
 
 class SchemaWatcher(Protocol):
@@ -72,20 +81,60 @@ class TenantSchemaEditorMixin(_Base):
         return quoted.removeprefix(f'"{connection.physical_schema(target.schema_name)}".')
 
     def execute(self, sql: Any, params: Any = ()) -> None:
-        """Send a statement; extensions are the database's, so they go to their schema, and no tenant drops them."""
+        """Send a statement, or a script; extensions are the database's, so they go to their schema.
+
+        Raises:
+            UnsafeStatement: an extension would be a tenant's own; or the script has parameters, and cannot be parted.
+        """
+        text = str(sql)
+        if active() is None or not _EXTENSION.search(text):
+            self._send(sql, params)
+            return
+        parts = list(_statements(text))
+        if not any(kind in ("create extension", "drop extension") for _, kind in parts):
+            self._send(sql, params)
+            return
+        if len(parts) > 1 and params:
+            raise UnsafeStatement(
+                f"The script {_short(text)!r} makes or drops an extension, which belongs to no schema, and has "
+                "parameters, so that it cannot be sent statement by statement. Put the extension's into an operation "
+                "of its own."
+            )
+        # As one script it would be one transaction.
+        together = len(parts) > 1 and not self.collect_sql
+        with transaction.atomic(using=self.connection.alias) if together else nullcontext():
+            for statement, kind in parts:
+                self._send_of_extension(statement, kind, params)
+
+    def _send_of_extension(self, statement: str, kind: str, params: Any) -> None:
+        connection: Any = self.connection
+        target = active()
+        assert target is not None
+        is_tenants = target.tenant is not None
+        if kind == "drop extension" and is_tenants:
+            _tell_of_drop(_short(statement).rstrip("; "))
+        elif kind == "create extension":
+            schema = connection.physical_schema(target.schema_name)
+            if is_tenants and re.search(rf'\bSCHEMA\s+"?{re.escape(schema)}(?!\w)', statement, re.IGNORECASE):
+                raise UnsafeStatement(
+                    f"{_short(statement)!r} would put into the schema {schema!r} what the whole database has once: no "
+                    "other tenant would find it, and it would go with this one. Leave out SCHEMA; the extension then "
+                    "goes to EXTENSIONS_SCHEMA, which is on every tenant's path."
+                )
+            with connection.extensions_schema_only():
+                self._send(statement, params)
+        else:
+            self._send(statement, params)
+
+    def _send(self, sql: Any, params: Any) -> None:
         connection: Any = self.connection
         text = str(sql)
-        target = active()
-        if target is not None and target.tenant is not None and _DROP_EXTENSION.match(text):
-            return
         if connection.waits_for_nobody and (match := _CONCURRENTLY.match(text)):
             # PostgreSQL would refuse it in the transaction that makes the schema.
             sql = text = match[1] + text[match.end() :]
         with ExitStack() as stack:
             for watcher in connection.schema_watchers:
                 stack.enter_context(watcher.executing())
-            if _CREATE_EXTENSION.match(text):
-                stack.enter_context(connection.extensions_schema_only())
             if match := _CONCURRENT_INDEX.match(text):
                 self._remove_unfinished_index(match[1])
             super().execute(sql, params)
@@ -115,3 +164,28 @@ class TenantSchemaEditorMixin(_Base):
             for watcher in watchers:
                 watcher.takes_default(field, value, again)
         return value
+
+
+def _statements(text: str) -> Iterator[tuple[str, str]]:
+    """Yield each statement of a script with its first two words. What is before it is blank: errors tell the line."""
+    raw = text.encode()
+    found = list(split(raw, 2))
+    ends = [start for start, _ in found[1:]] + [len(raw)]
+    for (start, words), end in zip(found, ends, strict=True):
+        before = _OTHERS.sub(" ", raw[:start].decode()) if len(found) > 1 else ""
+        yield before + raw[start:end].decode(), b" ".join(words).decode()
+
+
+def _short(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= 80 else f"{words[:77]}..."
+
+
+@cache
+def _tell_of_drop(statement: str) -> None:
+    """Say once in a process what was left out in however many schemas."""
+    logger.warning(
+        "Left out of tenants' migrations: %s. The extension is the whole database's, and other schemas may use it; "
+        "drop it by hand when none does.",
+        statement,
+    )

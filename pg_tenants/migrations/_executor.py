@@ -24,6 +24,7 @@ from django.db.migrations.state import ProjectState
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
 from pg_tenants.exceptions import MigrationFailed
 from pg_tenants.migrations._locks import nobody_waits
+from pg_tenants.migrations._pieces import erase_marks, has_own_way, in_pieces
 from pg_tenants.migrations._record import ModuleRecorder
 from pg_tenants.migrations._sqlfiles import Key
 from pg_tenants.migrations._sqlhistory import checksums, record_alone
@@ -256,23 +257,36 @@ class ModuleExecutor(MigrationExecutor):
         self, state: Any, migration: Migration, fake: bool = False, fake_initial: bool = False
     ) -> ProjectState:
         """Apply a migration as Django does, and record it in the same transaction, if it has one."""
-        if self.connection.in_atomic_block:
-            migration = _in_transaction(migration)
-        with self._transaction(migration):
+        changed = self._changed(migration, fake, backwards=False)
+        with self._transaction(changed):
             if fake and isinstance(migration, SqlFileMigration):
                 record_alone(self.connection, migration.step, "up")
-            result: ProjectState = super().apply_migration(state, migration, fake=fake, fake_initial=fake_initial)
+            result: ProjectState = super().apply_migration(state, changed, fake=fake, fake_initial=fake_initial)
+            self._forget(migration, fake)
         return result
 
     def unapply_migration(self, state: Any, migration: Migration, fake: bool = False) -> ProjectState:
         """Unapply a migration as Django does, and record it in the same transaction, if it has one."""
-        if self.connection.in_atomic_block:
-            migration = _in_transaction(migration)
-        with self._transaction(migration):
+        changed = self._changed(migration, fake, backwards=True)
+        with self._transaction(changed):
             if fake and isinstance(migration, SqlFileMigration):
                 record_alone(self.connection, migration.step, "down")
-            result: ProjectState = super().unapply_migration(state, migration, fake=fake)
+            result: ProjectState = super().unapply_migration(state, changed, fake=fake)
+            self._forget(migration, fake)
         return result
+
+    def _changed(self, migration: Migration, fake: bool, *, backwards: bool) -> Migration:
+        """Return a migration as it can be run where it is: in a transaction, or operation by operation."""
+        if self.connection.in_atomic_block:
+            return _in_transaction(migration)
+        if fake or migration.atomic or has_own_way(migration, backwards=backwards):
+            return migration
+        return in_pieces(cast(TenantDatabaseWrapperMixin, self.connection), migration, backwards=backwards)
+
+    def _forget(self, migration: Migration, fake: bool) -> None:
+        if fake or not migration.atomic:
+            connection = cast(TenantDatabaseWrapperMixin, self.connection)
+            erase_marks(connection, migration.app_label, migration.name)
 
     @contextmanager
     def _transaction(self, migration: Migration) -> Iterator[None]:

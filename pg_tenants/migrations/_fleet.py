@@ -17,6 +17,7 @@ from pg_tenants.migrations._events import Event, Progress
 from pg_tenants.migrations._executor import ModuleExecutor
 from pg_tenants.migrations._history import MARKS, History, read_histories
 from pg_tenants.migrations._locks import Turns, is_worth_retrying
+from pg_tenants.migrations._pieces import refuse_other_way
 from pg_tenants.migrations._plan import Options, WrongOptions, planned
 from pg_tenants.migrations._report import Report, SchemaResult
 from pg_tenants.migrations._signals import Signals
@@ -91,6 +92,7 @@ class Fleet:
             self._run_until_done(first, histories, 1)
             self._check(first)
             if self._report.failed:
+                self._report.stopped_by = "canary"
                 self._report.held_back = [target.schema for target in rest]
                 return
         elif first:
@@ -251,6 +253,7 @@ class Fleet:
             is_owed = OWED in history
             if not track.has_work and not is_owed:
                 return
+            refuse_other_way(target.schema, history, backwards=track.is_backwards)
             try:
                 track.run(worker, target, done, is_owed=is_owed)
             except AddedOperations:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pg_tenants.catalog import Difference
 
@@ -46,12 +46,14 @@ class Report:
     Attributes:
         results: of each schema that the run came to.
         held_back: names of the schemas that were not touched, since a canary failed.
+        stopped_by: what failed and ended the run before the other schemas; empty where the run came to all.
         roles: names of the schemas whose roles were made, or given what they lacked.
     """
 
     results: list[SchemaResult] = field(default_factory=list)
     held_back: list[str] = field(default_factory=list)
     roles: list[str] = field(default_factory=list)
+    stopped_by: Literal["", "canary", "fixed module"] = ""
 
     @property
     def failed(self) -> list[SchemaResult]:
@@ -70,6 +72,7 @@ class Report:
             "changed": len([result for result in self.changed if result.error is None]),
             "failed": len(self.failed),
             "held_back": self.held_back,
+            "stopped_by": self.stopped_by,
             "roles": self.roles,
         }
 

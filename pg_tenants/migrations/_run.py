@@ -71,6 +71,7 @@ def apply(
         first = []
     fleet.run(first)
     if report.failed:
+        report.stopped_by = "fixed module"
         return report
     if not options.plan:
         with _alone(using):

@@ -137,8 +137,8 @@ def _kept(count: int) -> str:
     done = "nothing was done" if not count else f"the {count} before it are done" if count > 1 else "the first is done"
     return (
         f"{done}, and the file is not recorded. The next run begins at the first statement, so make each one that can "
-        "be run again (IF NOT EXISTS, IF EXISTS). An index that CREATE INDEX CONCURRENTLY has left invalid must be "
-        "dropped."
+        "be run again (IF NOT EXISTS, IF EXISTS). An index that CREATE INDEX CONCURRENTLY has left invalid is made "
+        "anew."
     )
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,10 @@ from pg_tenants.migrations._events import Event
 from pg_tenants.migrations._executor import Key, ModuleExecutor
 from pg_tenants.migrations._history import MARKS, TABLE, History
 from pg_tenants.migrations._locks import Turns, is_worth_retrying, limits, migration_limits, nobody_waits, take_turn
+from pg_tenants.migrations._pieces import Pieces, has_own_way, unfinished
 from pg_tenants.migrations._record import SEPARATOR, ModuleRecorder, Recording, is_foreign, obstacle_of, record
 from pg_tenants.migrations._signals import Signals
-from pg_tenants.migrations._states import Plan, PlanStates
+from pg_tenants.migrations._states import Plan, PlanStates, Step
 from pg_tenants.migrations._tables import digest, digest_query, tables_of
 
 if TYPE_CHECKING:
@@ -140,6 +142,11 @@ class Track:
     def names(self) -> list[str]:
         """Return the migrations of the plan as ``app.name``; with a minus, if they are taken back."""
         return [stage.name for stage in self._stages]
+
+    @property
+    def is_backwards(self) -> bool:
+        """Whether the plan takes migrations back."""
+        return self._states.is_backwards
 
     @property
     def missing_squashes(self) -> list[Key]:
@@ -273,8 +280,8 @@ class Track:
 
     def _run_within(self, stage: _Stage, connection: TenantDatabaseWrapperMixin, learning: bool) -> None:
         marks = self._check_history(stage, connection)
-        if not stage.migration.atomic:
-            self._run_in_pieces(stage, connection, f"{stage.name}" in marks)
+        if not stage.migration.atomic or stage.name in marks:
+            self._run_in_pieces(stage, connection)
             return
         stage.attempts += learning
         tables = tables_of(connection) if learning else {}
@@ -292,42 +299,45 @@ class Track:
         if recording is not None:
             self._learn(stage, recording, tables)
 
-    def _run_in_pieces(self, stage: _Stage, connection: TenantDatabaseWrapperMixin, was_killed: bool) -> None:
-        """Run a migration that is not atomic."""
-        recorder = ModuleRecorder(connection)
-        if not was_killed:
-            recorder.record_applied(MARKS, stage.name)
-        connection.remakes_indexes = was_killed
-        try:
-            with connection.schema_editor(atomic=False) as editor:
-                self._operate(stage, editor)
-            with transaction.atomic(using=connection.alias):
-                self._note(stage, connection)
-                recorder.record_unapplied(MARKS, stage.name)
-        except Exception:
-            with suppress(DatabaseError):
-                recorder.record_unapplied(MARKS, stage.name)
-            raise
-        finally:
-            connection.remakes_indexes = False
+    def _run_in_pieces(self, stage: _Stage, connection: TenantDatabaseWrapperMixin) -> None:
+        """Run a migration that is not atomic, or was not when it was broken off."""
+        is_whole = has_own_way(stage.migration, backwards=stage.is_backwards)
+        operations = [] if is_whole else [step.operation for step in self._states.steps(stage.index)]
+        pieces = Pieces(connection, stage.migration, operations, backwards=stage.is_backwards)
+        if not operations:
+            pieces.begin()
+        with connection.schema_editor(atomic=False) as editor:
+            self._operate(stage, editor, pieces)
+        with transaction.atomic(using=connection.alias):
+            self._note(stage, connection)
+            pieces.end()
 
-    def _operate(self, stage: _Stage, editor: Any) -> None:
+    def _operate(self, stage: _Stage, editor: Any, pieces: Pieces | None = None) -> None:
         migration = stage.migration
-        method = "unapply" if stage.is_backwards else "apply"
-        if getattr(type(migration), method) is not getattr(Migration, method):
-            getattr(migration, method)(self._states.start(stage.index), editor)
+        if has_own_way(migration, backwards=stage.is_backwards):
+            run_whole = migration.unapply if stage.is_backwards else migration.apply
+            run_whole(self._states.start(stage.index), editor)
             return
-        run = "database_backwards" if stage.is_backwards else "database_forwards"
-        for step in self._states.steps(stage.index):
-            operation = step.operation
-            if isinstance(operation, RunPython):
-                self._states.settle(step.before)
-            # As Migration.apply() has it.
-            is_atomic = operation.atomic or (migration.atomic and operation.atomic is not False)
-            with ExitStack() as stack:
-                if not editor.atomic_migration and is_atomic:
-                    stack.enter_context(transaction.atomic(using=editor.connection.alias))
-                getattr(operation, run)(migration.app_label, editor, step.before, step.after)
+        for number, step in enumerate(self._states.steps(stage.index)):
+            work = partial(self._step, stage, step, editor)
+            if pieces is None:
+                work()
+            else:
+                pieces.run(number, editor, work)
+
+    def _step(self, stage: _Stage, step: Step, editor: Any) -> None:
+        operation, migration = step.operation, stage.migration
+        if isinstance(operation, RunPython):
+            self._states.settle(step.before)
+        # As Migration.apply() has it.
+        is_atomic = operation.atomic or (migration.atomic and operation.atomic is not False)
+        run = operation.database_backwards if stage.is_backwards else operation.database_forwards
+        with (
+            transaction.atomic(using=editor.connection.alias)
+            if is_atomic and not editor.atomic_migration
+            else nullcontext()
+        ):
+            run(migration.app_label, editor, step.before, step.after)
 
     def _learn(self, stage: _Stage, recording: Recording, tables: dict[str, str]) -> None:
         if recording.obstacle is not None:
@@ -357,16 +367,15 @@ class Track:
         return frozenset(found)
 
     def _check_history(self, stage: _Stage, connection: TenantDatabaseWrapperMixin) -> set[str]:
-        """Refuse a schema that is not where it should be; return the names of its marks."""
+        """Refuse a schema that is not where it should be; return the names of migrations that were broken off there."""
         expected = self._expected(stage)
         recorder = ModuleRecorder(connection)
         # Asked for where it may be missing: the path would lead to another schema's.
         recorder._has_table = bool(expected)  # type: ignore[attr-defined]
         found = set(recorder.applied_migrations())
-        marks = {name for app, name in found if app == MARKS}
         if {key for key in found if key[0] != MARKS} != expected:
             raise HistoryMoved
-        return marks
+        return {mark.name for mark in unfinished(found)}
 
     def _note(self, stage: _Stage, connection: TenantDatabaseWrapperMixin) -> None:
         """Write what is to be written in the transaction of a migration."""
@@ -399,12 +408,13 @@ class Track:
         rows = ", ".join(_literals(row) for row in stage.rows)
         expected_rows = self._expected(stage)
         known, present = len(expected_rows), len(expected_rows.intersection(stage.rows))
-        marks = sql.Literal(MARKS).as_string()
+        marks, mark = sql.Literal(MARKS).as_string(), sql.Literal(f"{stage.name} ").as_string()
         # A plain text instead of a computed one would be cast, and fail, when the query is planned. The table is looked
         # for in the schema, as the path would lead to another one's.
         history = (
             f"SELECT CASE WHEN count(*) FILTER (WHERE app <> {marks}) = {known} "  # noqa: S608  # literals
             f"AND count(*) FILTER (WHERE (app, name) IN ({rows})) = {present} "
+            f"AND count(*) FILTER (WHERE app = {marks} AND pg_catalog.starts_with(name, {mark})) = 0 "
             f"AND EXISTS (SELECT FROM pg_catalog.pg_class WHERE relname = '{TABLE}' "
             "AND relnamespace = pg_catalog.current_schema()::pg_catalog.regnamespace) "
             f"THEN 0 ELSE ('{_GUARD} history ' || count(*))::pg_catalog.int4 END FROM {TABLE}"

@@ -1,7 +1,7 @@
 """Comparing each schema's structure with what the migrations that it has recorded make.
 
 For each set of apps and recorded migrations one reference is made, in a transaction that is rolled back. The schemas
-are compared with it by fingerprints, read for a hundred at a time; in full only one of each fingerprint that is unlike
+are compared with it by fingerprints, read for hundreds at a time; in full only one of each fingerprint that is unlike
 the reference's.
 """
 
@@ -42,6 +42,10 @@ _LOCK_TIMEOUT = "5s"
 Reference = tuple[Description, Fingerprint | None]
 Group = tuple[frozenset[str], History]
 
+Define = Callable[[Target, str, frozenset[str]], bool]
+"""Makes in an empty schema, on a database alias, what migrations (as ``app.name``) make, without running them; returns
+whether it could."""
+
 
 def verify(
     *,
@@ -50,6 +54,7 @@ def verify(
     modules: Iterable[str] = (),
     exclude: Iterable[str] = (),
     progress: Progress | None = None,
+    define: Define | None = None,
 ) -> Structures:
     """Compare the structure of schemas with what the migrations that they have recorded make.
 
@@ -63,6 +68,7 @@ def verify(
         modules: modules; none means all.
         exclude: patterns of schemas to leave out.
         progress: told of each schema.
+        define: makes what schemas are compared with, where they lack no migration; by default the migrations do.
 
     Returns:
         what each schema differs in.
@@ -76,13 +82,13 @@ def verify(
     tell = progress or (lambda event: None)
     tell(Event(kind="run", total=len(targets)))
     results = {target.schema: SchemaStructure(target.schema, target.module_names) for target in targets}
-    for target, text in _compare_all(targets, results, using):
+    for target, text in _compare_all(targets, results, using, define):
         tell(Event(kind="done" if results[target.schema].error is None else "failed", target=target, detail=text))
     return Structures(list(results.values()))
 
 
 def _compare_all(
-    targets: Sequence[Target], results: dict[str, SchemaStructure], using: str
+    targets: Sequence[Target], results: dict[str, SchemaStructure], using: str, define: Define | None
 ) -> Iterable[tuple[Target, str]]:
     connection = tenant_connection(using)
     readable = [target for target in targets if not target.problem]
@@ -103,7 +109,7 @@ def _compare_all(
             continue
         yield target, str(result.error)
     for (_, history), members in groups.items():
-        _compare_group(members, history, seen, results, using)
+        _compare_group(members, history, seen, results, using, define)
         different = [target.schema for target in members if results[target.schema].differences]
         later = read_histories(different, using=using) if different else {}
         for target in members:
@@ -134,10 +140,11 @@ def _compare_group(
     seen: dict[str, Fingerprint | None],
     results: dict[str, SchemaStructure],
     using: str,
+    define: Define | None,
 ) -> None:
     connection = tenant_connection(using)
     try:
-        reference, pending = _reference(members[0], history, using)
+        reference, pending = _reference(members[0], history, using, define)
     except Exception as exc:  # noqa: BLE001  # whatever a migration raises is said of the schemas that have it
         for target in members:
             error = MigrationFailed(
@@ -169,7 +176,7 @@ def _compare_group(
             result.error = exc
 
 
-def _reference(target: Target, history: History, using: str) -> tuple[Reference, list[str]]:
+def _reference(target: Target, history: History, using: str, define: Define | None) -> tuple[Reference, list[str]]:
     """Return what the recorded migrations make, and the names of those that are not recorded."""
     connection = tenant_connection(using)
     scratch = scratch_name()
@@ -186,8 +193,10 @@ def _reference(target: Target, history: History, using: str) -> tuple[Reference,
             applied, steps = executor.start_over()
             plan = [step for step in steps if (step[0].app_label, step[0].name) in applied]
             pending = [f"{m.app_label}.{m.name}" for m, _ in steps if (m.app_label, m.name) not in applied]
-            executor.migrate([], plan=plan, state=executor._create_project_state(with_applied_migrations=True))
-            sync_unmigrated(executor, target.apps, connection)
+            wanted = frozenset(f"{m.app_label}.{m.name}" for m, _ in plan)
+            if pending or define is None or not define(place, using, wanted):
+                executor.migrate([], plan=plan, state=executor._create_project_state(with_applied_migrations=True))
+                sync_unmigrated(executor, target.apps, connection)
         description = describe(name, using=using, ignore=_IGNORED, beside=beside)
         found = fingerprints([name], using=using, ignore=_IGNORED)[name]
         transaction.set_rollback(True, using=using)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from pg_tenants.modules import Module
 from pg_tenants.names import MARKER_TABLE
 from pg_tenants.provisioning import run
 from pg_tenants.provisioning._dump import Progress, dump, dump_version, load
+from pg_tenants.provisioning._leftovers import work_folder
 from pg_tenants.provisioning._names import follow
 from pg_tenants.provisioning.adopt import listed, unequal_migrations
 
@@ -74,8 +74,8 @@ def clone(
     run.refuse_status(stored, "be cloned", (run.ACTIVE, run.SUSPENDED))
     module = run.module_of(stored)
     tenant.module = module.name
-    with tempfile.TemporaryDirectory(prefix="pg_tenants-") as folder:
-        making = _Making(stored.schema_name, Path(folder) / "dump", progress)
+    with work_folder() as folder:
+        making = _Making(stored.schema_name, folder / "dump", progress)
         if data:
             refuse_transaction(module.database, "copies rows by pg_dump, which sees what is committed")
             refuse_taken(tenant, module, home)

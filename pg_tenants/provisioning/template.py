@@ -6,6 +6,7 @@ the fingerprint of all that decides how the schema looks. So one that is found i
 - ``load(target)`` returns the ``Script`` that is kept, ``Refused`` where there can be none, or None.
 - ``build(target)`` makes and keeps it, whether one is there or not, and returns it or ``Refused``.
 - ``script.replay(target)`` runs it in a schema that ``schemas.create`` has just made.
+- ``define(target, …)`` makes what ``--verify`` compares with.
 - ``fill(target)`` does that, or migrates where there is no script, and tells the receivers of the migrate signals.
 
 Targets may be tenants' schemas or fixed modules'. A test worker's prefix is not part of a script, so workers share it.
@@ -34,7 +35,7 @@ from pg_tenants.provisioning import content, receivers, store
 from pg_tenants.provisioning.fingerprint import code_of_migrations, fingerprint, hash_of_modules
 from pg_tenants.provisioning.recorder import Recorder, Tripwire
 
-__all__ = ["Refused", "Script", "build", "fill", "fill_from", "load", "refresh"]
+__all__ = ["Refused", "Script", "build", "define", "fill", "fill_from", "load", "refresh"]
 
 logger = logging.getLogger("pg_tenants")
 
@@ -340,6 +341,29 @@ def fill(target: Target, *, using: str = DEFAULT_DB_ALIAS) -> None:
         Exception: whatever a migration or a receiver of a migrate signal raises.
     """
     fill_from(load(target, using=using), target, using=using)
+
+
+def define(target: Target, using: str, migrations: frozenset[str]) -> bool:
+    """Make in an empty schema, without rows, what migrations make, if the template is of these.
+
+    Args:
+        target: the schema.
+        using: the database alias.
+        migrations: all that are to be in it, as ``app.name``.
+
+    Returns:
+        whether it was made; if not, the schema is still empty.
+    """
+    found = load(target, using=using)
+    if not isinstance(found, Script) or set(found.migrations) != migrations:
+        return False
+    try:
+        found.run(target, found.definitions, using=using)
+    except OperationalError:
+        raise
+    except DatabaseError:
+        return False
+    return True
 
 
 def fill_from(found: Script | Refused | None, target: Target, *, using: str, defined: bool = False) -> None:

@@ -68,6 +68,17 @@ def schemas(open_db: None, raw: Any) -> Iterator[Any]:
         raw.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(name)))
 
 
+def test_names_as_long_as_they_may_be(schemas: Any) -> None:
+    """Objects of a table are told apart by all of their names, however long both are."""
+    table, index = "t" * 60, "i" * 55
+    for name in (ONE, TWO):
+        run(schemas, name, f"CREATE TABLE {table} (a int, b int); CREATE INDEX {index}_a ON {table} (a)")
+    run(schemas, ONE, f"CREATE INDEX {index}_b ON {table} (b)")
+    assert [(each.kind, each.name, each.change) for each in differences(ONE, TWO)] == [
+        ("index", f"{table}.{index}_b", "missing")
+    ]
+
+
 def test_equal_schemas(schemas: Any) -> None:
     """Names of the schema itself, in defaults, views, functions and elsewhere, make no difference."""
     assert differences(ONE, TWO) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import secrets
 import uuid
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from pg_tenants.exceptions import MigrationFailed
 from pg_tenants.migrations import Options, _tracks, apply
 from pg_tenants.migrations._executor import ModuleLoader
 from pg_tenants.names import MARKER_TABLE
+from pg_tenants.operations import TenantSQL
 from pg_tenants.provisioning import fingerprint
 from tests.conftest import make_tenant
 
@@ -433,6 +435,56 @@ def test_create_extension_goes_to_its_schema(fleet: Any, add: Any, raw: Any) -> 
         raw.execute("DROP EXTENSION IF EXISTS hstore CASCADE")
 
 
+SCRIPT = """
+-- What the application needs.
+CREATE TABLE notes_before (a int);
+CREATE EXTENSION IF NOT EXISTS hstore; -- once
+CREATE TABLE notes_behind (a hstore DEFAULT 'a=>1;b=>2');
+"""
+
+
+def test_extensions_inside_scripts(fleet: Any, add: Any, raw: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Only what makes an extension leaves the schema, and only what drops one is left out, which is said once."""
+    raw.execute("DROP EXTENSION IF EXISTS hstore")
+    add(migrations.RunSQL(SCRIPT, "DROP TABLE notes_behind; DROP EXTENSION hstore CASCADE; DROP TABLE notes_before"))
+    try:
+        run()
+        where = raw.execute("SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'hstore'")
+        assert where.fetchone() == ("public",)
+        same()
+        assert {("notes_before", "a"), ("notes_behind", "a")} <= set(columns("hooli"))
+        apply(Options(verbosity=0, app_label="notes", migration_name="0001"), names=["acme", "globex"])
+        assert not {("notes_before", "a"), ("notes_behind", "a")} & set(columns("acme"))
+        same("globex")
+        assert query("hooli", "SELECT a -> 'b' FROM notes_behind RIGHT JOIN (SELECT) x ON true") == [(None,)]
+        assert ("notes_behind", "a") in columns("hooli")
+        told = [record.getMessage() for record in caplog.records if "Left out of" in record.getMessage()]
+        assert len(told) == 1
+        assert "tenants' migrations: DROP EXTENSION hstore CASCADE. The extension is the whole database's" in told[0]
+    finally:
+        raw.execute("DROP EXTENSION IF EXISTS hstore CASCADE")
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        (TenantSQL("CREATE EXTENSION hstore SCHEMA {{schema}}"), "no other tenant would find it"),
+        (
+            migrations.RunSQL([("CREATE TABLE x (); CREATE EXTENSION hstore; COMMENT ON TABLE x IS %s", ["y"])]),
+            "Put the extension's into an operation of its own",
+        ),
+    ],
+)
+def test_extensions_that_cannot_be(fleet: Any, add: Any, raw: Any, operation: Any, message: str) -> None:
+    """An error before anything is made, in each schema by itself."""
+    raw.execute("DROP EXTENSION IF EXISTS hstore")
+    add(operation)
+    failed = apply(Options(verbosity=0)).failed
+    assert [result.schema for result in failed] == FLEET
+    assert all(message in str(result.error) for result in failed)
+    assert raw.execute("SELECT FROM pg_extension WHERE extname = 'hstore'").fetchone() is None
+
+
 class Custom(Operation):
     """An operation that nobody knows."""
 
@@ -656,6 +708,12 @@ def test_canaries(fleet: Any, add: Any, raw: Any) -> None:
     assert {result.schema: result.error is None for result in report.results[2:]} == {"acme": True, "globex": False}
     assert report.held_back == ["hooli", "initech"]
     assert ("notes", "0002_more") not in recorded("hooli")
+    out = io.StringIO()
+    with pytest.raises(CommandError, match="They are canaries, so the other 2 schemas were not touched") as caught:
+        call_command("migrate_schemas", canary=2, json=True, stdout=out, stderr=io.StringIO())
+    assert caught.value.returncode == 1
+    found = json.loads(out.getvalue())
+    assert (found["failed"], found["held_back"], found["stopped_by"]) == (1, ["hooli", "initech"], "canary")
     raw.execute(f"UPDATE \"{physical('globex')}\".notes_tag SET name = 'good' WHERE id = 1")
     out = io.StringIO()
     call_command("migrate_schemas", canary=1, stdout=out, stderr=out)

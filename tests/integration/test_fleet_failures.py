@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 from psycopg import sql
@@ -21,8 +22,10 @@ from psycopg import sql
 KILLS = int(os.environ.get("PG_TENANTS_KILLS", "4"))
 """How often the command is killed, and the server half as often; more for a long run."""
 
+SEED = int(os.environ.get("PG_TENANTS_SEED", time.time()))
+"""What the moments of the kills are drawn from. It is said where a test fails."""
+
 TENANTS = [f"tenant_{number}" for number in range(6)]
-PARTS = ["0001_initial", "0002_makers", "0003_rows", "0004_index", "0005_label"]
 
 
 class Fleet:
@@ -31,10 +34,11 @@ class Fleet:
     def __init__(self, url: str):
         self.url = url
 
-    def start(self, *command: str) -> subprocess.Popen[str]:
+    def start(self, *command: str, **environ: str) -> subprocess.Popen[str]:
+        settings = "tests.projects.growing.settings"
         return subprocess.Popen(
             [sys.executable, "-m", "django", *command],
-            env={**os.environ, "DATABASE_URL": self.url, "DJANGO_SETTINGS_MODULE": "tests.projects.growing.settings"},
+            env={**os.environ, **environ, "DATABASE_URL": self.url, "DJANGO_SETTINGS_MODULE": settings},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -127,17 +131,36 @@ def seconds(work: Callable[[], object]) -> float:
     return time.monotonic() - started
 
 
+def seeded() -> random.Random:
+    print(f"PG_TENANTS_SEED={SEED}")
+    return random.Random(SEED)
+
+
 def test_the_command_is_killed_at_any_moment(fleet: Fleet, wanted: dict[str, Any]) -> None:
     """kill -9; the next run does what is left, and nothing twice; rows that tell of the killed one are gone."""
     usual = seconds(lambda: fleet.run("migrate_schemas", "-v0"))
+    chance = seeded()
     for _ in range(KILLS):
         fleet.run("migrate_schemas", "parts", "0001", "-v0")
-        process = fleet.start("migrate_schemas", "-v0", "--jobs", str(random.choice([1, 2])))
-        time.sleep(random.uniform(usual * 0.4, usual))
+        process = fleet.start("migrate_schemas", "-v0", "--jobs", str(chance.choice([1, 2])))
+        time.sleep(chance.uniform(usual * 0.4, usual))
         process.kill()
         process.communicate()
         fleet.run("migrate_schemas", "-v0")
         fleet.check(wanted)
+
+
+@pytest.mark.parametrize("way", ["early", "late"])
+def test_killed_between_operations(fleet: Fleet, wanted: dict[str, Any], way: str) -> None:
+    """Where a migration is not atomic, the next run goes on behind the last operation that was done."""
+    process = fleet.start("migrate_schemas", "-v0", PARTS_DIE=way)
+    process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL
+    found = fleet.query("SELECT name FROM django_migrations WHERE app = 'pg_tenants:unfinished'", TENANTS[2])
+    (mark,) = [name for (name,) in found if name.startswith("parts.")]
+    assert mark.startswith(f"parts.0006_several {1 if way == 'early' else 5} ")
+    fleet.run("migrate_schemas", "-v0")
+    fleet.check(wanted)
 
 
 def test_two_runs_at_once(fleet: Fleet, wanted: dict[str, Any]) -> None:
@@ -185,6 +208,7 @@ def test_the_server_is_killed(tmp_path: Path) -> None:
     from django.conf import settings
 
     from pg_tenants.server import Server, ServerConfig
+    from pg_tenants.server.postmaster import is_alive
 
     folder = tmp_path / "data"
     raw: dict[str, Any] = {**settings.PG_TENANTS["PGSERVER"], "name": "killed", "data": str(folder)}
@@ -195,13 +219,19 @@ def test_the_server_is_killed(tmp_path: Path) -> None:
         fleet.make()
         usual = seconds(lambda: fleet.run("migrate_schemas", "-v0"))
         wanted = fleet.state(TENANTS[0])
+        chance = seeded()
         for _ in range(max(1, KILLS // 2)):
             fleet.run("migrate_schemas", "parts", "0001", "-v0")
             process = fleet.start("migrate_schemas", "-v0", "--jobs", "2")
-            time.sleep(random.uniform(usual * 0.4, usual))
-            pid = _postmaster(folder)
-            os.kill(pid, signal.SIGKILL)
+            time.sleep(chance.uniform(usual * 0.4, usual))
+            postmaster = psutil.Process(_postmaster(folder))
+            postmaster.kill()
             process.communicate(timeout=120)
+            # It takes a moment, in which it counts as running.
+            deadline = time.monotonic() + 60
+            while is_alive(postmaster):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
             server.up()
             fleet.url = _url(server)  # The port may be another one.
             fleet.run("migrate_schemas", "-v0")
@@ -251,6 +281,42 @@ def test_nothing_to_do_costs_few_statements(fleet: Fleet) -> None:
     assert many["schemas"] == few["schemas"] + 400
     assert many["statements"] - few["statements"] <= 8 + 8
     assert many["memory"] < few["memory"] * 1.2
+
+
+COPIED = ("django_migrations", "django_content_type", "auth_permission", "parts_part")
+
+
+def test_memory_does_not_grow_with_the_fleet(fleet: Fleet, wanted: dict[str, Any]) -> None:
+    """While migrations are learned, sent on, and run as Python code."""
+    names = [f"many_{number:03}" for number in range(300)]
+    copies = "; ".join(
+        f"CREATE TABLE {{0}}.{table} (LIKE {TENANTS[0]}.{table} INCLUDING ALL);"
+        f" INSERT INTO {{0}}.{table} OVERRIDING SYSTEM VALUE SELECT * FROM {TENANTS[0]}.{table};"
+        f" ALTER TABLE {{0}}.{table} ALTER id RESTART WITH 1000"
+        for table in COPIED
+    )
+    found = []
+    with psycopg.connect(fleet.url, autocommit=True) as database:
+        try:
+            for count in (10, len(names)):
+                fleet.run("migrate_schemas", "parts", "0001", "-v0")
+                for name in names[:count]:
+                    database.execute(
+                        f"DROP SCHEMA IF EXISTS {name} CASCADE; CREATE SCHEMA {name};"
+                        f" CREATE TABLE {name}.pg_tenants_marker (); {copies.format(name)}"
+                    )
+                    database.execute(
+                        "INSERT INTO companies_company (schema_name, name, module, status, created_at)"
+                        " VALUES (%s, 'x', 'tenant', 'active', now()) ON CONFLICT DO NOTHING",
+                        [name],
+                    )
+                found.append(_measured(fleet, "parts", "0003", "--jobs=2")["memory"])
+                assert fleet.query("SELECT name FROM parts_maker", names[count - 1]) == [("maker",)]
+        finally:
+            database.execute("DELETE FROM companies_company WHERE schema_name LIKE 'many_%'")
+            for name in names:
+                database.execute(f"DROP SCHEMA IF EXISTS {name} CASCADE")
+    assert found[1] < found[0] * 1.2
 
 
 def _measured(fleet: Fleet, *options: str) -> dict[str, Any]:

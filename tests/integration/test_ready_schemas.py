@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +23,7 @@ from pg_tenants.catalog import differences
 from pg_tenants.exceptions import SchemaExists
 from pg_tenants.migrations import Target, required_registry
 from pg_tenants.provisioning import ready, template
+from tests.integration.test_races import settle
 
 Raw = Any
 
@@ -181,3 +186,43 @@ def test_a_killed_run_leaves_nothing_half(wants: Any, raw: Raw) -> None:
 
 def _interrupt(module: str) -> None:
     raise KeyboardInterrupt
+
+
+PREPARE = """
+import sys
+import django
+from django.conf import settings
+
+settings.DATABASES["default"]["NAME"] = sys.argv[1]
+settings.PG_TENANTS = {**settings.PG_TENANTS, "READY_SCHEMAS": 200}
+django.setup()
+from django.core.management import call_command
+
+call_command("prepare_schemas")
+"""
+
+
+def test_a_killed_process_leaves_nothing_half(wants: Any, raw: Raw, server_params: dict[str, Any]) -> None:
+    """kill -9: what it has made is listed and whole, and the next run goes on from there."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", PREPARE, server_params["dbname"]],
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while len(spare(raw)) < 2:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait(10)
+    settle(raw, server_params["dbname"])
+    listed = raw.execute("SELECT schema_name FROM public.pg_tenants_ready").fetchall()
+    made = spare(raw)
+    assert sorted(schemas.tenant_connection().physical_schema(name) for (name,) in listed) == sorted(made)
+    wants(len(made) + 1)
+    ready.prepare()
+    assert spare(raw)[:-1] == made
+    first, *others = spare(raw)
+    assert [differences(first, other) for other in others] == [[] for _ in others]

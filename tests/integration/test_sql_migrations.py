@@ -496,6 +496,20 @@ def test_a_file_outside_a_transaction_that_fails_half_way(acme: Any, files: Fold
     assert [r.in_force for r in migrations.sql_history("acme")] == [False, True]
 
 
+def test_an_index_that_was_left_invalid(acme: Any, files: Folders) -> None:
+    """The next run makes it anew."""
+    index = "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS one ON twice (x);"
+    files.write("0001_twice.sql", "CREATE TABLE twice AS SELECT 1 AS x FROM generate_series(1, 2);")
+    files.write("0002_index.sql", f"-- pg_tenants: atomic=false\n{index}")
+    assert "could not create unique index" in refused()
+    with tenant_context(acme), connection.cursor() as cursor:
+        cursor.execute("DELETE FROM twice WHERE ctid = '(0,1)'")
+    run()
+    with tenant_context(acme), connection.cursor() as cursor:
+        cursor.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = 'one'::regclass")
+        assert cursor.fetchall() == [(True,)]
+
+
 def test_a_new_tenant_of_a_module_with_a_concurrent_index(files: Folders) -> None:
     """A tenant is made in one transaction; nobody uses its tables yet, so the index is made plainly."""
     files.write("0000_other.sql", "CREATE TABLE other (title text)")

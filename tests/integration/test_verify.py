@@ -10,10 +10,12 @@ import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
 from psycopg import sql
 
 from pg_tenants import migrations, schemas, tenant_context
 from pg_tenants.migrations import Structures
+from pg_tenants.provisioning import template
 from tests.conftest import make_tenant
 from tests.fix_wire import Wire
 from tests.integration.test_fleet_reads import add, fleet
@@ -151,6 +153,31 @@ def test_nothing_of_the_reference_is_kept(acme: Any, notes_migrations: Any, raw:
         assert set(raw.execute("SELECT oid FROM pg_class").fetchall()) == before
     finally:
         raw.execute(sql.SQL("DROP TABLE {}.precious").format(sql.Identifier(physical("public"))))
+
+
+def test_the_template_serves_as_the_reference(acme: Any, raw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command runs no migration for schemas that have all of those that the template is of."""
+    template.refresh()
+    ran: list[str] = []
+    original = MigrationExecutor.apply_migration
+
+    def apply(self: Any, state: Any, migration: Any, *args: Any, **kwargs: Any) -> Any:
+        ran.append(migration.app_label)
+        return original(self, state, migration, *args, **kwargs)
+
+    monkeypatch.setattr(MigrationExecutor, "apply_migration", apply)
+    change(raw, "acme", "CREATE INDEX by_hand ON notes_note (title)")
+    out = io.StringIO()
+    with pytest.raises(CommandError):
+        call_command("migrate_schemas", verify=True, schema=["acme"], stdout=out, stderr=io.StringIO())
+    assert out.getvalue().count("extra: ") == 1
+    assert "extra: index notes_note.by_hand" in out.getvalue()
+    assert ran == []
+    # One that lacks migrations is compared with fewer.
+    call_command("migrate_schemas", "notes", "zero", verbosity=0)
+    assert found(migrations.verify(names=["acme"], define=template.define)) == {}
+    assert "notes" not in ran
+    assert "auth" in ran
 
 
 def test_squashed_migrations(acme: Any, globex: Any, notes_migrations: Any) -> None:

@@ -177,7 +177,8 @@ class Command(DjangoCommand):
         self._tell_of_choice(choice, seen)
         try:
             if options["verify"]:
-                self._end_verify(migrations.verify(using=self.alias, progress=seen, **choice), seen)
+                found = migrations.verify(using=self.alias, progress=seen, define=template.define, **choice)
+                self._end_verify(found, seen)
             else:
                 self._migrate(options, choice, seen)
         except KeyboardInterrupt as exc:
@@ -281,7 +282,7 @@ class Command(DjangoCommand):
         else:
             self._summarise(report, "pruned" if options["prune"] else "migrated", time.monotonic() - seen.started)
         if report.failed:
-            raise CommandError(self._failures(report), returncode=1)
+            raise CommandError(self._failures(report, only_shown=shows), returncode=1)
         if options["check_unapplied"] and report.changed:
             self._is_pending = True
 
@@ -292,6 +293,9 @@ class Command(DjangoCommand):
             for result in report.results:
                 state = f"{len(result.applied)} pending" if result.applied else "up to date"
                 self.stdout.write(f"{result.schema:<{first}}  {result.module:<{second}}  {state}")
+            behind = len(report.changed)
+            same = len(report.results) - behind - len(report.failed)
+            self.stdout.write(f"{_schemas(len(report.results))}: {behind} with migrations pending, {same} up to date")
             return
         for result in report.changed:
             self.stdout.write(self.style.MIGRATE_LABEL(f"{result.schema} ({result.module})"))
@@ -308,13 +312,22 @@ class Command(DjangoCommand):
             if report.roles:
                 self.stdout.write(f"{_schemas(len(report.roles))} got a role, or what the role lacked.")
             failed = f", {len(report.failed)} failed" if report.failed else ""
+            failed += f", {len(report.held_back)} not touched" if report.held_back else ""
             style = self.style.WARNING if report.failed else self.style.SUCCESS
             self.stdout.write(style(f"{text}{failed}") + f" ({seconds:.1f} s)")
 
-    def _failures(self, report: Report) -> str:
+    def _failures(self, report: Report, *, only_shown: bool) -> str:
+        failed = _schemas(len(report.failed))
+        if only_shown:
+            return f"{failed} cannot be migrated.\n{_errors(report.failed)}"
+        rest = {
+            "": "The others are done.",
+            "canary": f"They are canaries, so the other {_schemas(len(report.held_back))} were not touched.",
+            "fixed module": "They are of fixed modules, which tenants' tables may refer to, so no tenant was touched.",
+        }[report.stopped_by]
         return (
-            f"{_schemas(len(report.failed))} failed and stayed as before the failing migration; the others are done. "
-            "Run the command again when the cause is gone.\n" + _errors(report.failed)
+            f"{failed} failed and stayed as before the failing migration, if that is atomic. {rest} Run the command "
+            f"again when the cause is gone.\n{_errors(report.failed)}"
         )
 
     def _interrupted(self, seen: Watch, exc: KeyboardInterrupt) -> None:
