@@ -119,7 +119,7 @@ def main() -> None:
             model.objects.create(schema_name=f"t{len(names):05}", name=f"Tenant {len(names)}")
             times.append(time.perf_counter() - began)
             names.append(f"t{len(names):05}")
-            if len(names) % 500 == 0:
+            if len(names) % 50 == 0:
                 # PostgreSQL keeps a plan for each foreign key that a connection has had checked, and looks through all
                 # of them for each table that is made.
                 connection.close()
