@@ -331,6 +331,28 @@ def test_a_failed_provision(open_db: None, raw: Any, fail: Any) -> None:
         Tenant(pk=tenant.pk or 1, schema_name="acme").provision()
 
 
+def test_many_are_provisioned_by_several_connections(open_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has made many is slow, so another goes on."""
+    from pg_tenants.management.commands import provision_tenants
+
+    monkeypatch.setattr(provision_tenants, "AT_MOST", 2)
+    made_by = []
+
+    def note(**kwargs: Any) -> None:
+        made_by.append(connection.connection.info.backend_pid)
+
+    for name in ("a1", "a2", "a3", "a4"):
+        Tenant(schema_name=name).save(provision=False)
+    signals.post_tenant_create.connect(note)
+    try:
+        call_command("provision_tenants", verbosity=0)
+    finally:
+        signals.post_tenant_create.disconnect(note)
+    assert len(made_by) == 4
+    assert len(set(made_by)) == 3
+    assert set(Tenant.objects.values_list("status", flat=True)) == {"active"}
+
+
 def test_names_of_tenants_without_a_schema(open_db: None, raw: Any) -> None:
     """They are checked as others are, and taken."""
     with pytest.raises(InvalidSchemaName):
