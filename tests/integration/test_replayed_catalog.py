@@ -110,7 +110,7 @@ def rows(url: str, schema: str) -> list[Any]:
     ("project", "way", "sent", "size"),
     [
         ("growing", "each", 10, 40),
-        pytest.param("cms", CMS, 150, 500, marks=pytest.mark.skipif(not CMS, reason="PG_TENANTS_WHOLE_HISTORY")),
+        pytest.param("cms", CMS, 150, 400, marks=pytest.mark.skipif(not CMS, reason="PG_TENANTS_WHOLE_HISTORY")),
     ],
 )
 def test_the_whole_history(server_params: dict[str, Any], project: str, way: str, sent: int, size: int) -> None:
