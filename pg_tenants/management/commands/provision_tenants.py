@@ -10,7 +10,6 @@ from django.db import connections
 from pg_tenants.management.tenants import find_tenant
 from pg_tenants.models import TenantStatus, tenant_model
 
-
 AT_MOST = 50
 """Schemas that are made by one connection.
 
