@@ -203,6 +203,7 @@ def install() -> None:
     replace(Model, "prepare_database_save", _checking_self(Model.prepare_database_save))
     replace(QuerySet, "bulk_create", _bulk(QuerySet.bulk_create))
     replace(QuerySet, "bulk_update", _bulk(QuerySet.bulk_update))
+    replace(QuerySet, "contains", _contains(QuerySet.contains))
     replace(queries, "prefetch_one_level", _prefetch(queries.prefetch_one_level))
     replace(Query, "check_query_object_type", _value_of_filter(Query.check_query_object_type))
     for module, name in (
@@ -286,6 +287,16 @@ def _bulk(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(self, objs, *args, **kwargs)
 
     return method
+
+
+def _contains(original: Callable[..., bool]) -> Callable[..., bool]:
+    @functools.wraps(original)
+    def contains(self: Any, obj: Any) -> bool:
+        # It is looked for by its key.
+        check(obj)
+        return original(self, obj)
+
+    return contains
 
 
 def _prefetch(original: Callable[..., Any]) -> Callable[..., Any]:
