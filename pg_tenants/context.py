@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from contextvars import ContextVar, copy_context
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar, cast
@@ -56,8 +56,10 @@ class _Entry:
     def __init__(self, active: ActiveSchema | None, outer: _Entry | None, owner: object):
         self.active, self.outer, self.owner = active, outer, owner
         self.schema_name = None if active is None else active.schema_name
-        # What the prefix of a statement depends on.
-        self.key = (active.schema_name, True) if active is not None and active.as_owner else self.schema_name
+        # What the prefix of a statement depends on: the module says in which database the schema is.
+        self.key: Hashable = self.schema_name
+        if active is not None and (active.module or active.as_owner):
+            self.key = (active.schema_name, active.module, active.as_owner)
 
 
 current: ContextVar[_Entry | None] = ContextVar("pg_tenants_active_schema", default=None)
@@ -246,12 +248,17 @@ class tenant_context(ActiveContext):  # noqa: N801
 class as_owner(ActiveContext):  # noqa: N801
     """Keep the rights of the connection's own role for a while: ``with as_owner(): ...``, for DDL in a tenant.
 
-    Without ``PG_TENANTS["ROLES"]`` it changes nothing. What is active stays so.
+    Without ``PG_TENANTS["ROLES"]`` it changes nothing. What is active where it is entered stays so.
     """
 
     def __init__(self) -> None:
+        super().__init__(None)
+
+    def __enter__(self) -> None:
+        # Not what was active where it was made: as a decorator that is the import of a module.
         target = active()
-        super().__init__(None if target is None else target._replace(as_owner=True))
+        target = None if target is None else target._replace(as_owner=True)
+        current.set(_Entry(target, current.get(), self))
 
 
 class no_schema(ActiveContext):  # noqa: N801

@@ -17,6 +17,7 @@ from typing import Any
 from django.core.signals import setting_changed
 from django.db import connections, router
 from django.db.models import Model, QuerySet
+from django.db.models import query as queries
 from django.db.models.fields import related_descriptors
 from django.db.models.query import RawQuerySet
 from django.db.models.sql import Query
@@ -202,6 +203,8 @@ def install() -> None:
     replace(Model, "prepare_database_save", _checking_self(Model.prepare_database_save))
     replace(QuerySet, "bulk_create", _bulk(QuerySet.bulk_create))
     replace(QuerySet, "bulk_update", _bulk(QuerySet.bulk_update))
+    replace(QuerySet, "contains", _contains(QuerySet.contains))
+    replace(queries, "prefetch_one_level", _prefetch(queries.prefetch_one_level))
     replace(Query, "check_query_object_type", _value_of_filter(Query.check_query_object_type))
     for module, name in (
         (related_descriptors, "create_reverse_many_to_one_manager"),
@@ -284,6 +287,30 @@ def _bulk(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(self, objs, *args, **kwargs)
 
     return method
+
+
+def _contains(original: Callable[..., bool]) -> Callable[..., bool]:
+    @functools.wraps(original)
+    def contains(self: Any, obj: Any) -> bool:
+        # It is looked for by its key.
+        check(obj)
+        return original(self, obj)
+
+    return contains
+
+
+def _prefetch(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def prefetch_one_level(instances: Any, *args: Any, **kwargs: Any) -> Any:
+        # Django looks at the first alone, and gives related objects to all by their keys.
+        alias = None
+        for instance in instances:
+            if instance._state.db is not alias:
+                check(instance)
+                alias = instance._state.db
+        return original(instances, *args, **kwargs)
+
+    return prefetch_one_level
 
 
 def _value_of_filter(original: Callable[..., None]) -> Callable[..., None]:

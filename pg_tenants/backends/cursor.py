@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
@@ -24,7 +24,7 @@ from psycopg.generators import execute, fetch, send
 from pg_tenants.access import chosen
 from pg_tenants.backends.errors import NO_TENANT, error_of_prefix, mark_if_of_schema, with_own_position
 from pg_tenants.backends.prefix import PLAIN, Prefix, Sending, classify, moving, with_settings
-from pg_tenants.context import current
+from pg_tenants.context import bind, current
 from pg_tenants.exceptions import UnsafeStatement
 
 if TYPE_CHECKING:
@@ -292,7 +292,8 @@ class TenantCursorMixin(_Base):
             pipeline.result_queue.append((_PrefixResult(self, prefix), None))
 
     def _executemany_gen_pipeline(self, query: Query, params_seq: Iterable[Params], returning: bool) -> PQGen[None]:
-        yield from super()._executemany_gen_pipeline(query, params_seq, returning)
+        # One statement has one tenant, also where the rows come from a generator that enters another's context.
+        yield from super()._executemany_gen_pipeline(query, bind(_each)(params_seq), returning)
         # What went into the pipeline was one statement in one transaction, so one check is enough.
         if self._queued is not None and (prefix := self.tenant_source.statement_prefix()) is not None:
             self._queue_parts(prefix, prefix.pipeline_check)
@@ -423,6 +424,10 @@ class TenantCursorMixin(_Base):
             result = yield from fetch(self._pgconn)
             if result is not None and result.status == FATAL_ERROR:
                 raise error_of_prefix(result, sent, self._encoding)
+
+
+def _each(rows: Iterable[Params]) -> Iterator[Params]:
+    yield from rows
 
 
 class _PrepareResult:

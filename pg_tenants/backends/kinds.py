@@ -79,15 +79,23 @@ class _ServerCursorMixin(TenantCursorMixin):
             yield from cursor._declare_gen(query, params, binary)
         self._declared = None if self._sent is None else cast(Any, self._conn).tenant_path
 
-    def _fetch_gen(self, num: int | None) -> PQGen[list[Any]]:
-        # Functions that the query calls look names up when the rows are made, which is now.
+    def _own_path_gen(self) -> PQGen[None]:
+        """Go back to the path of the declaration: functions that the query calls look names up when rows are made."""
         declared, conn = self._declared, cast(Any, self._conn)
         if declared is not None and conn.tenant_path is not declared and self._pgconn.transaction_status == INTRANS:
             prefix = declared if conn.tenant_path is None else moving(declared)
             yield from self._session_gen(prefix.simple, prefix)
             conn.tenant_path = declared
+
+    def _fetch_gen(self, num: int | None) -> PQGen[list[Any]]:
+        yield from self._own_path_gen()
         cursor: Any = super()
         return cast("list[Any]", (yield from cursor._fetch_gen(num)))
+
+    def _scroll_gen(self, value: int, mode: str) -> PQGen[None]:
+        yield from self._own_path_gen()
+        cursor: Any = super()
+        yield from cursor._scroll_gen(value, mode)
 
 
 class _WatchedMixin(TenantCursorMixin):

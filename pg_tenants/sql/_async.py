@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from types import MappingProxyType, TracebackType
 from typing import Any, TypeVar, cast
@@ -12,6 +12,7 @@ from django.db import DEFAULT_DB_ALIAS
 from psycopg import OperationalError
 
 from pg_tenants.access import savepoints
+from pg_tenants.context import ActiveContext, active
 from pg_tenants.databases import forget_password
 from pg_tenants.exceptions import UnsafeStatement
 from pg_tenants.sql._pool import AsyncPool, pool_of
@@ -158,13 +159,18 @@ async def acopy_records(
     using: str = DEFAULT_DB_ALIAS,
 ) -> int:
     """Write records by COPY, as ``copy_records`` does; the records may come from an asynchronous iterable."""
+    here = ActiveContext(active())
     source = aiter(records) if isinstance(records, AsyncIterable) else _asynchronous(records)
     try:
         first = await anext(source)
     except StopAsyncIteration:
         return 0
     names, mapped = records_as_rows(first, columns)
-    async with _Cursor(using) as (pool, cursor), cursor.copy(copy_statement(table, names, pool.source)) as copy:
+    async with AsyncExitStack() as stack:
+        # A generator that reads another tenant's rows is inside that one's context now.
+        with here:
+            pool, cursor = await stack.enter_async_context(_Cursor(using))
+            copy = await stack.enter_async_context(cursor.copy(copy_statement(table, names, pool.source)))
         await copy.write_row(row_of(first, names, mapped, 1))
         count = 1
         async for record in source:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import chain
 from typing import Any, TypeVar, cast
 
 from django.db import DEFAULT_DB_ALIAS, connections
 
+from pg_tenants.context import ActiveContext, active
 from pg_tenants.sql._rows import (
     Columns,
     Params,
@@ -149,14 +151,19 @@ def copy_records(
     Raises:
         RowMismatch: a record does not fit the columns.
     """
-    source = iter(records)
+    here, source = ActiveContext(active()), iter(records)
     first = next(source, None)
     if first is None:
         return 0
     names, mapped = records_as_rows(first, columns)
     connection: Any = connections[using]
-    statement, count = copy_statement(table, names, connection), 0
-    with connection.cursor() as cursor, connection.wrap_database_errors, cursor.copy(statement) as copy:
+    count = 0
+    with ExitStack() as stack:
+        # A generator that reads another tenant's rows is inside that one's context now.
+        with here:
+            cursor = stack.enter_context(connection.cursor())
+            stack.enter_context(connection.wrap_database_errors)
+            copy = stack.enter_context(cursor.copy(copy_statement(table, names, connection)))
         for count, record in enumerate(chain((first,), source), 1):
             copy.write_row(row_of(record, names, mapped, count))
     return count

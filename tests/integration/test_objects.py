@@ -175,6 +175,29 @@ def test_an_assignment_outside_is_refused_when_saved(acme: Any, globex: Any) -> 
         assert "new" in titles()
 
 
+@pytest.mark.parametrize("read", [False, True])
+def test_a_query_does_not_contain_the_row_of_another_tenant(theirs: Any, globex: Any, read: bool) -> None:
+    """contains() would find its own row of the same key, in the database and among rows that were read."""
+    with tenant_context(globex):
+        notes = Note.objects.all()
+        assert not read or len(notes) == 1
+        assert notes.contains(Note.objects.get())
+        with pytest.raises(WrongTenant, match="loaded from the schema 'acme'"):
+            notes.contains(theirs)
+
+
+@pytest.mark.parametrize("name", ["author", "tags"])
+def test_related_objects_of_instances_from_two_tenants(theirs: Any, globex: Any, name: str) -> None:
+    """They are not prefetched together: the same keys would give one tenant's to the other's instances."""
+    with tenant_context(globex):
+        own = Note.objects.get()
+        assert own.pk == theirs.pk
+        for instances in ([own, theirs], [theirs, own]):
+            with pytest.raises(WrongTenant, match="loaded from the schema 'acme'"):
+                models.prefetch_related_objects(instances, name)
+        models.prefetch_related_objects([own, Note.objects.get()], name)
+
+
 def test_a_query_may_be_made_before_its_tenant_is_active(acme: Any) -> None:
     """It runs in the tenant that is active when it is sent."""
     with tenant_context(acme):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db import connections, router
+from django.db import ProgrammingError, connections, router
 from django.test import override_settings
 
 from example_project.billing.models import Invoice
@@ -89,6 +89,24 @@ def test_a_module_in_its_own_database(other: Any) -> None:
         assert router.db_for_read(Invoice) == "other"
     with schema_context("billing"):
         assert (migrated("default"), migrated("other")) == (set(), {"billing"})
+
+
+def test_statements_know_the_database_of_a_tenants_module(other: Any, acme: Any) -> None:
+    """A schema of the same name in another database is not the tenant's, also where it was used just before."""
+    trials = {"apps": ["example_project.notes"], "database": "other"}
+
+    def titles() -> Any:
+        with connections["default"].cursor() as cursor:
+            cursor.execute("SELECT title FROM notes_note")
+            return cursor.fetchall()
+
+    with override_settings(PG_TENANTS={**RAW, "MODULES": {**RAW["MODULES"], "trials": trials}}):
+        for _ in range(2):
+            with schema_context("acme", module="trials"), pytest.raises(ProgrammingError, match="notes_note"):
+                titles()
+            for module in (None, "tenant"):
+                with schema_context("acme", module=module):
+                    assert titles() == [("note of acme",)]
 
 
 def test_relations(other: Any) -> None:

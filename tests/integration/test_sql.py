@@ -15,7 +15,7 @@ from django.db import IntegrityError, OperationalError, ProgrammingError, connec
 from pydantic import BaseModel, ValidationError
 
 from example_project.notes.models import Note, Tag
-from pg_tenants import readonly, schema_context, sql, tenant_context
+from pg_tenants import current_schema, readonly, schema_context, sql, tenant_context
 from pg_tenants.exceptions import NoActiveTenant, RowMismatch, UnsafeStatement, WrongTenant
 from tests.fix_alias import default_alias
 
@@ -137,6 +137,27 @@ def test_django_models(db: Any, acme: Any, globex: Any) -> None:
     assert note == Note.objects.get()
     with tenant_context(globex), pytest.raises(WrongTenant):
         note.save()
+
+
+@pytest.mark.parametrize("function", ["copy_records", "executemany"])
+def test_records_of_another_tenant(db: Any, globex: Any, function: str) -> None:
+    """A generator that reads them in that tenant's context does not lead what is written there."""
+
+    def records() -> Iterator[Any]:
+        with tenant_context(globex):
+            for name in "abc":
+                assert current_schema() == "globex"
+                yield [name]
+        yield ["d"]
+
+    if function == "copy_records":
+        assert db.copy_records("{{tables.notes_tag}}", records(), columns=["name"]) == 4
+    else:
+        assert db.executemany("INSERT INTO notes_tag (name) VALUES (%s)", records()) == 4
+    assert current_schema() == "acme"
+    assert [row["name"] for row in db.fetch_all(ALL)] == ["a", "b", "c", "d"]
+    with tenant_context(globex):
+        assert not Tag.objects.exists()
 
 
 @pytest.mark.parametrize("table", ["notes_tag", Tag, "{{tables.notes_tag}}"])
@@ -338,6 +359,26 @@ def test_closing_by_hand(acme: Any) -> None:
         assert await sql.afetch_value("SELECT 1") == 1
 
     asyncio.run(main())
+
+
+def test_an_asynchronous_source_from_another_tenant(acme: Any, globex: Any) -> None:
+    """What it has active while it is read does not lead what is written."""
+
+    async def records() -> AsyncIterator[dict[str, str]]:
+        async with tenant_context(globex):
+            for name in "abc":
+                assert current_schema() == "globex"
+                yield {"name": name}
+
+    async def main() -> None:
+        assert await sql.acopy_records("{{tables.notes_tag}}", records()) == 3
+        assert current_schema() == "acme"
+
+    with tenant_context(acme):
+        asyncio.run(main())
+        assert Tag.objects.count() == 3
+    with tenant_context(globex):
+        assert not Tag.objects.exists()
 
 
 def test_an_asynchronous_source_of_records(acme: Any) -> None:

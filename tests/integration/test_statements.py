@@ -125,6 +125,27 @@ def test_iterator_keeps_the_tenant_it_was_opened_in(acme: Any, globex: Any, atom
             assert len(list(rows)) == 49
 
 
+def test_scrolling_runs_functions_in_the_tenant_of_the_cursor(acme: Any, globex: Any) -> None:
+    """MOVE makes the rows that it passes, so functions in the query write where the cursor was declared."""
+    for tenant in (acme, globex):
+        with tenant_context(tenant), connection.cursor() as cursor:
+            cursor.execute(
+                "CREATE FUNCTION noted(what text) RETURNS text LANGUAGE plpgsql AS "
+                "$$BEGIN INSERT INTO notes_tag (name) VALUES (what); RETURN what; END$$"
+            )
+    with transaction.atomic():
+        with tenant_context(acme):
+            rows = connection.chunked_cursor()
+            rows.execute("SELECT noted('row ' || number) FROM generate_series(1, 5) number")
+        with tenant_context(globex):
+            assert not Tag.objects.exists()
+            rows.cursor.scroll(2)
+            assert not Tag.objects.exists()
+            rows.close()
+    with tenant_context(acme):
+        assert Tag.objects.count() == 2
+
+
 def test_savepoints_and_rollbacks(acme: Any, globex: Any) -> None:
     """After a rollback to a savepoint each statement still runs in the tenant that is active."""
     with transaction.atomic():

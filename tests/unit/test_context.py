@@ -20,7 +20,7 @@ from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefuncti
 
 import pg_tenants
 from pg_tenants import activate, current_schema, current_tenant, deactivate, schema_context, tenant_context
-from pg_tenants.context import active, bind, no_schema
+from pg_tenants.context import active, as_owner, bind, no_schema
 
 
 @dataclass
@@ -528,6 +528,21 @@ def test_a_bare_thread_has_no_tenant() -> None:
             assert pool.submit(current_schema).result() is None
             assert pool.submit(bind(current_schema)).result() == "acme"
             assert pool.submit(current_schema).result() is None
+
+
+def test_as_owner_keeps_what_is_active_where_it_is_entered() -> None:
+    """Not what was active where it was made: as a decorator, or entered in another tenant."""
+    decorated = as_owner()(current_tenant)
+    with tenant_context(ACME):
+        made = as_owner()
+        assert decorated() is ACME
+    with tenant_context(GLOBEX):
+        with made:
+            target = active()
+            assert target is not None
+            assert (target.tenant, target.as_owner) == (GLOBEX, True)
+        assert current_tenant() is GLOBEX
+    assert decorated() is None
 
 
 def test_bind_holds_the_tenant_of_its_moment() -> None:
