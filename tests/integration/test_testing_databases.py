@@ -95,7 +95,10 @@ class Things:
             "from django.apps import AppConfig\nfrom django.db import connection\n"
             "from django.db.models.signals import post_migrate\n\n"
             "def comment(sender, **kwargs):\n    with connection.cursor() as cursor:\n"
-            f"        cursor.execute(\"COMMENT ON TABLE things_thing IS '{comment}'\")\n\n"
+            # Django tells all apps in each schema, the fixed modules' too.
+            "        cursor.execute(\"SELECT to_regclass('things_thing')\")\n"
+            "        if cursor.fetchone()[0]:\n"
+            f"            cursor.execute(\"COMMENT ON TABLE things_thing IS '{comment}'\")\n\n"
             "class Config(AppConfig):\n    name = 'things'\n\n    def ready(self):\n"
             "        post_migrate.connect(comment, sender=self)\n"
         )
