@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -120,25 +119,14 @@ def test_written_and_read(view: TenantSQL) -> None:
     assert MigrationOptimizer().optimize([made, view], "notes") == [view]
 
 
-@pytest.fixture
-def second(acme: Any, view: TenantSQL, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give the app `notes` a second migration."""
-    from django.db.migrations.loader import MigrationLoader
-
-    made = migration(view)
-    vars(made).update(dependencies=[("notes", "0001_initial")])
-    original = MigrationLoader.load_disk
-
-    def load(self: Any) -> None:
-        original(self)
-        self.disk_migrations["notes", "0002_sql"] = made
-
-    monkeypatch.setattr(MigrationLoader, "load_disk", load)
-    return
+OPERATION = """TenantSQL(
+    "CREATE VIEW {{tables.titles}} AS SELECT title FROM {{tables.notes_note}}", "DROP VIEW {{schema}}.titles"
+)"""
 
 
-def test_in_a_run(acme: Any, globex: Any, second: None) -> None:
+def test_in_a_run(acme: Any, globex: Any, notes_migrations: Any) -> None:
     """Of migrate_schemas: in every schema, and back."""
+    notes_migrations.add("0002_sql", f"__import__('pg_tenants.operations').operations.{OPERATION}")
     call_command("migrate_schemas", verbosity=0)
     for tenant in (acme, globex):
         with tenant_context(tenant), connection.cursor() as cursor:
