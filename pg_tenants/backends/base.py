@@ -116,7 +116,9 @@ class TenantDatabaseWrapperMixin(_Base):
             if len(self.prefixes) > _PREFIXES_KEPT:
                 self.prefixes.clear()
             role = self._role(proved) if self.uses_roles else None
-            prefix = self.prefixes[key] = build_prefix(self.search_path(schema), proved, role, self.own_role)
+            identity = None if entry is None or entry.active is None or options.schema else entry.active.identity
+            prefix = build_prefix(self.search_path(schema), proved, role, self.own_role, identity)
+            self.prefixes[key] = prefix
         return prefix
 
     def _reaches(self, target: ActiveSchema | None) -> bool:

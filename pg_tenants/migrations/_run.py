@@ -79,6 +79,8 @@ def apply(
     rest = [name for name in names if name not in fixed_names]
     if not names or rest:
         tenants = choose(tenant_targets(using), names=rest, modules=modules, exclude=exclude)
+        if not options.plan:
+            _assign(tenants, using)
         fleet.run(tenants, jobs=options.jobs, canary=options.canary)
     if not options.plan:
         _give_roles(report, using)
@@ -104,6 +106,13 @@ def prepare_database(using: str, fixed: Sequence[Target]) -> None:
     extensions.install(extensions.wanted(using), schema=modules.extensions_schema, using=using)
     for target in fixed:
         schemas.create(target.schema, using=using, if_not_exists=True)
+
+
+def _assign(targets: Sequence[Target], using: str) -> None:
+    """Note whose schemas are that are nobody's, as those are whose rows were not made by pg_tenants."""
+    identities = {target.schema: getattr(target.tenant, "schema_identity", None) for target in targets}
+    for schema in schemas.unassigned(identities, using=using):
+        schemas.assign(schema, identities[schema], using=using)
 
 
 def _give_roles(report: Report, using: str) -> None:

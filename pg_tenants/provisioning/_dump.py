@@ -88,7 +88,7 @@ def dump(schema: str, *, using: str, structure_only: bool = False, snapshot: str
         str(_pg_dump(using)[1]),
         "--format=custom",
         f"--schema={name}",
-        f"--exclude-table={name}.{MARKER_TABLE}",
+        f"--exclude-table={name}.{MARKER_TABLE}*",
         "--strict-names",
         "--no-owner",
         "--no-publications",

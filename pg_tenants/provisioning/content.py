@@ -94,7 +94,7 @@ SELECT t.relname, t.relkind = 'm',
     ARRAY(SELECT g.tgname::text FROM pg_catalog.pg_trigger g
         WHERE g.tgrelid = t.oid AND NOT g.tgisinternal AND g.tgenabled = 'A' ORDER BY 1)
 FROM pg_catalog.pg_class t WHERE t.relnamespace = {schema}::pg_catalog.regnamespace AND t.relkind IN ('r', 'm')
-    AND t.relname <> '{marker}' ORDER BY 1
+    AND NOT pg_catalog.starts_with(t.relname::text, '{marker}') ORDER BY 1
 """
 _SEQUENCES = """
 SELECT relname FROM pg_catalog.pg_class

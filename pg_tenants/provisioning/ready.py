@@ -46,11 +46,11 @@ def make(target: Target, *, using: str = DEFAULT_DB_ALIAS) -> None:
         Exception: as of ``schemas.create`` and ``template.fill``.
     """
     found = template.load(target, using=using)
-    if isinstance(found, template.Script) and conf.require().ready_schemas and _take(target, found, using):
-        template.fill_from(found, target, using=using, defined=True)
-        return
-    schemas.create(target.schema, using=using)
-    template.fill_from(found, target, using=using)
+    taken = isinstance(found, template.Script) and bool(conf.require().ready_schemas) and _take(target, found, using)
+    if not taken:
+        schemas.create(target.schema, using=using)
+    schemas.assign(target.schema, getattr(target.tenant, "schema_identity", None), using=using)
+    template.fill_from(found, target, using=using, defined=taken)
 
 
 def _take(target: Target, script: template.Script, using: str) -> bool:
