@@ -117,14 +117,10 @@ def assign(schema: str, identity: str | None, *, using: str = DEFAULT_DB_ALIAS) 
     """
     name = tenant_connection(using).physical_schema(schema)
     with _no_schema_atomic(using), tenant_connection(using).cursor() as cursor:
-        cursor.execute("SELECT to_regclass(%s)::oid", [f"{quote(name)}.{MARKER_TABLE}"])
-        (marker,) = cursor.fetchone()
-        if marker is None:
+        cursor.execute(_ASSIGNED, [f"{quote(name)}.{MARKER_TABLE}"])
+        is_there, assigned = cursor.fetchone()
+        if not is_there:
             raise _missing(name)
-        # Of two that do it at once the second finds it done.
-        cursor.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", [advisory_key(name)])
-        cursor.execute(_ASSIGNED, [marker])
-        assigned = [one for (one,) in cursor.fetchall()]
         wanted = [] if identity is None else [marker_name(identity)]
         for one in set(assigned).difference(wanted):
             cursor.execute(f"DROP TABLE {quote(name)}.{quote(one)}")
@@ -133,7 +129,9 @@ def assign(schema: str, identity: str | None, *, using: str = DEFAULT_DB_ALIAS) 
 
 
 _ASSIGNED = """
-SELECT c.relname FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = %s
+SELECT m.oid IS NOT NULL, ARRAY(SELECT c.relname::text FROM pg_catalog.pg_inherits i
+    JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = m.oid)
+FROM (SELECT pg_catalog.to_regclass(%s) AS oid) m
 """
 
 

@@ -111,8 +111,10 @@ def prepare_database(using: str, fixed: Sequence[Target]) -> None:
 def _assign(targets: Sequence[Target], using: str) -> None:
     """Note whose schemas are that are nobody's, as those are whose rows were not made by pg_tenants."""
     identities = {target.schema: getattr(target.tenant, "schema_identity", None) for target in targets}
-    for schema in schemas.unassigned(identities, using=using):
-        schemas.assign(schema, identities[schema], using=using)
+    if schemas.unassigned(identities, using=using):
+        with _alone(using):
+            for schema in schemas.unassigned(identities, using=using):
+                schemas.assign(schema, identities[schema], using=using)
 
 
 def _give_roles(report: Report, using: str) -> None:
