@@ -11,7 +11,7 @@ is meant, so that a later schema of the same name is not taken for it. Locking t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -34,6 +34,7 @@ from pg_tenants.names import MARKER_TABLE, READY_PREFIX, marker_name
 
 __all__ = [
     "assign",
+    "assign_missing",
     "create",
     "drop",
     "exists",
@@ -43,7 +44,6 @@ __all__ = [
     "rename",
     "table_exists",
     "tenant_connection",
-    "unassigned",
 ]
 
 
@@ -121,11 +121,11 @@ def assign(schema: str, identity: str | None, *, using: str = DEFAULT_DB_ALIAS) 
         is_there, assigned = cursor.fetchone()
         if not is_there:
             raise _missing(name)
-        wanted = [] if identity is None else [marker_name(identity)]
-        for one in set(assigned).difference(wanted):
-            cursor.execute(f"DROP TABLE {quote(name)}.{quote(one)}")
-        for one in set(wanted).difference(assigned):
-            cursor.execute(f"CREATE TABLE {quote(name)}.{quote(one)} () INHERITS ({quote(name)}.{MARKER_TABLE})")
+        for one in assigned:
+            if identity is None or one != marker_name(identity):
+                cursor.execute(f"DROP TABLE {quote(name)}.{quote(one)}")
+        if identity is not None:
+            cursor.execute(_belonging(name, identity))
 
 
 _ASSIGNED = """
@@ -135,23 +135,38 @@ FROM (SELECT pg_catalog.to_regclass(%s) AS oid) m
 """
 
 
-def unassigned(schemas: Collection[str], *, using: str = DEFAULT_DB_ALIAS) -> Sequence[str]:
-    """Return which of these schemas are ours and were assigned to nobody.
+_TOGETHER = 100
+"""How many schemas are assigned in one transaction: each takes a few locks."""
+
+_UNASSIGNED = """
+SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relname = %s AND c.relkind = 'r' AND n.nspname = ANY(%s)
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid)
+ORDER BY 1
+"""
+
+
+def assign_missing(identities: Mapping[str, str], *, using: str = DEFAULT_DB_ALIAS) -> Sequence[str]:
+    """Say whose those schemas of ours are that are nobody's yet, and return their names.
 
     Args:
-        schemas: their names.
+        identities: tenants' ``schema_identity``, by their schemas.
         using: the database alias.
     """
     connection = tenant_connection(using)
-    names = {connection.physical_schema(schema): schema for schema in schemas}
+    names = {connection.physical_schema(schema): schema for schema in identities}
     with no_schema(), connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-            " WHERE c.relname = %s AND c.relkind = 'r' AND n.nspname = ANY(%s)"
-            " AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid)",
-            [MARKER_TABLE, [*names]],
-        )
-        return [names[name] for (name,) in cursor.fetchall()]
+        cursor.execute(_UNASSIGNED, [MARKER_TABLE, [*names]])
+        found = [name for (name,) in cursor.fetchall()]
+        for start in range(0, len(found), _TOGETHER):
+            statements = (_belonging(name, identities[names[name]]) for name in found[start : start + _TOGETHER])
+            cursor.execute("; ".join(statements))
+    return [names[name] for name in found]
+
+
+def _belonging(name: str, identity: str) -> str:
+    marker = f"{quote(name)}.{MARKER_TABLE}"
+    return f"CREATE TABLE IF NOT EXISTS {quote(name)}.{quote(marker_name(identity))} () INHERITS ({marker})"
 
 
 def drop(schema: str, *, using: str = DEFAULT_DB_ALIAS, if_exists: bool = False) -> bool:

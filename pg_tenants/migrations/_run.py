@@ -80,7 +80,10 @@ def apply(
     if not names or rest:
         tenants = choose(tenant_targets(using), names=rest, modules=modules, exclude=exclude)
         if not options.plan:
-            _assign(tenants, using)
+            # Those whose rows were not made by pg_tenants are nobody's.
+            identities = {target.schema: target.tenant.schema_identity for target in tenants}
+            with _alone(using):
+                schemas.assign_missing(identities, using=using)
         fleet.run(tenants, jobs=options.jobs, canary=options.canary)
     if not options.plan:
         _give_roles(report, using)
@@ -106,15 +109,6 @@ def prepare_database(using: str, fixed: Sequence[Target]) -> None:
     extensions.install(extensions.wanted(using), schema=modules.extensions_schema, using=using)
     for target in fixed:
         schemas.create(target.schema, using=using, if_not_exists=True)
-
-
-def _assign(targets: Sequence[Target], using: str) -> None:
-    """Note whose schemas are that are nobody's, as those are whose rows were not made by pg_tenants."""
-    identities = {target.schema: getattr(target.tenant, "schema_identity", None) for target in targets}
-    if schemas.unassigned(identities, using=using):
-        with _alone(using):
-            for schema in schemas.unassigned(identities, using=using):
-                schemas.assign(schema, identities[schema], using=using)
 
 
 def _give_roles(report: Report, using: str) -> None:
