@@ -222,7 +222,7 @@ def test_a_cursor_of_sql_keeps_its_rows(acme: Any, globex: Any) -> None:
             run(f"DECLARE passing CURSOR FOR {TITLES}")
         with tenant_context(globex):
             assert run("FETCH ALL FROM passing") == [("note of acme",)]
-    with tenant_context(globex), pytest.raises(OperationalError, match='"passing" does not exist'):
+    with tenant_context(globex), pytest.raises(ProgrammingError, match='"passing" does not exist'):
         run("FETCH ALL FROM passing")
 
 
