@@ -60,8 +60,7 @@ READS: dict[str, Callable[[str], list[Any]]] = {
     "function": lambda using: run("SELECT title FROM pg_temp.titles() AS title", using),
 }
 FUNCTION = (
-    "CREATE FUNCTION pg_temp.titles() RETURNS SETOF varchar LANGUAGE plpgsql AS"
-    f" $$ BEGIN RETURN QUERY {TITLES}; END $$"
+    f"CREATE FUNCTION pg_temp.titles() RETURNS SETOF varchar LANGUAGE plpgsql AS $$ BEGIN RETURN QUERY {TITLES}; END $$"
 )
 
 

@@ -232,7 +232,8 @@ def test_without_roles_nothing_is_sent_about_them() -> None:
     assert build_prefix(["public"], None).simple == b'SET LOCAL search_path = "public", "pg_temp";\n'
 
     role = build_prefix(["acme", "public"], "acme", "a role")
-    assert role.simple == b'SET LOCAL search_path = "acme", "public", "pg_temp"; SET LOCAL ROLE "a role"; ' + lock + b";\n"
+    path = b'SET LOCAL search_path = "acme", "public", "pg_temp"; '
+    assert role.simple == path + b'SET LOCAL ROLE "a role"; ' + lock + b";\n"
     assert (role.results, plain.results) == (3, 2)
     assert role.pipeline == (b"SELECT pg_catalog.set_config('role', 'a role', true)", *plain.pipeline)
     assert role.check == plain.check
