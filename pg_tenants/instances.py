@@ -340,7 +340,8 @@ def _value_of_filter(original: Callable[..., None]) -> Callable[..., None]:
 def checked_manager(factory: Callable[..., Any]) -> Callable[..., Any]:
     """Return a factory of related managers whose methods look at the instances that they are given.
 
-    Django compares these by primary key where it removes or replaces them, and tells nobody about it.
+    Django compares these by primary key where it removes or replaces them, and a generic relation adds them by it as
+    well; nobody is told about that.
     """
 
     @functools.wraps(factory)
@@ -360,7 +361,7 @@ def checked_manager(factory: Callable[..., Any]) -> Callable[..., Any]:
 
             return method
 
-        methods = {name: checked(name) for name in ("remove", "set") if hasattr(manager, name)}
+        methods = {name: checked(name) for name in ("add", "remove", "set") if hasattr(manager, name)}
         return type(manager.__name__, (manager,), {**methods, "__module__": manager.__module__})
 
     return make

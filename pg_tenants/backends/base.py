@@ -17,7 +17,7 @@ from django.utils.functional import cached_property
 
 from pg_tenants import conf
 from pg_tenants.access import wanted
-from pg_tenants.backends.connecting import attempt, connecting_class, connection_hint
+from pg_tenants.backends.connecting import attempt, connecting_class, connection_hint, watch
 from pg_tenants.backends.cursor import BACKEND_PID
 from pg_tenants.backends.errors import TenantCursorWrapper, TenantErrorWrapper
 from pg_tenants.backends.kinds import attach
@@ -272,9 +272,7 @@ class TenantDatabaseWrapperMixin(_Base):
             forget_password(exc)
             hint = connection_hint(exc, self.settings_dict, self.alias)
             raise type(exc)(f"{exc}\n{hint}").with_traceback(exc.__traceback__) from exc.__cause__
-        # What the prefix of the open transaction's last statement was: it tells when the transaction moves to another
-        # schema, and nothing else.
-        connection.tenant_path = None
+        watch(connection)
         return connection
 
     def read_options(self) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from pg_tenants.exceptions import UnsafeStatement
 from pg_tenants.names import MARKER_TABLE, marker_name
-from pg_tenants.sqltext import quote, split
+from pg_tenants.sqltext import path_text, quote, split
 
 __all__ = [
     "EMPTY",
@@ -29,6 +29,7 @@ __all__ = [
     "build_prefix",
     "classify",
     "moving",
+    "path_text",
     "quote",
     "take_role",
     "with_settings",
@@ -126,7 +127,7 @@ def build_prefix(
         own_role: the connection's own role; empty for the one that its session began with.
         identity: that of the tenant whose schema it has to be; None for any of this name.
     """
-    search_path = ", ".join(map(quote, path))
+    search_path = path_text(path)
     literal = "'" + search_path.replace("'", "''") + "'"
     # Before the marker's lock, which proves that the role may use the schema.
     assumed = kept = back = ""

@@ -11,7 +11,7 @@ from datetime import date, datetime, timedelta
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from pg_tenants.backends.prefix import quote
+from pg_tenants.backends.prefix import path_text, quote
 from pg_tenants.names import MARKER_TABLE
 
 __all__ = ["Clock", "Content", "Fresh", "Table", "merged", "read", "same", "statements", "with_fresh_uuids"]
@@ -114,7 +114,7 @@ def read(execute: Callable[[str], Any], schema: str) -> Content:
     ).fetchone()
     execute(_FORMS)
     # Names of relations in columns such as regclass are written without their schema.
-    execute(f"SET LOCAL search_path = {quote(schema)}")
+    execute(f"SET LOCAL search_path = {path_text([schema])}")
     literal = _literal(quote(schema))
     found = execute(_TABLES.replace("{schema}", literal).replace("{marker}", MARKER_TABLE)).fetchall()
     tables = {name: _table(execute, schema, name, *rest) for name, *rest in found}
