@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from pg_tenants import conf
 from pg_tenants.models import tenant_model
 
-__all__ = ["add_fields", "add_new_tenant", "find_tenant", "parse_fields", "progress_of"]
+__all__ = ["add_fields", "add_new_tenant", "find_tenant", "parse_fields", "progress_of", "say_who_knows"]
 
 
 def add_new_tenant(parser: CommandParser) -> None:
@@ -64,6 +64,15 @@ def progress_of(command: BaseCommand, options: dict[str, Any]) -> Callable[[str]
         return None
     stream = command.stderr if options.get("json") else command.stdout
     return lambda line: stream.write(line, command.style.NOTICE)
+
+
+def say_who_knows(command: BaseCommand) -> None:
+    """Print when processes that run see a change of tenants, unless they see it at once."""
+    config = conf.require()
+    if config.cache_seconds and not config.cache:
+        seconds = config.cache_seconds
+        text = f"Processes that run see it within {seconds:g} s; at once if PG_TENANTS['CACHE'] names a cache they share."
+        command.stdout.write(text, command.style.NOTICE)
 
 
 def _field(text: str) -> tuple[str, Any]:
