@@ -11,7 +11,7 @@ __all__ = ["port_of", "public_host", "public_site"]
 
 def public_host() -> str:
     """Return the public site's host, the first of PUBLIC_HOSTS; companies that sign up get hosts under it."""
-    return conf.require().public_hosts[0]
+    return next(iter(conf.require().public_hosts), "localhost")
 
 
 def port_of(request: HttpRequest) -> str:

@@ -230,7 +230,14 @@ class TenantDatabaseWrapperMixin(_Base):
     # -- Django's hooks -----------------------------------------------------------------------------------------------
 
     def get_connection_params(self) -> dict[str, Any]:
-        """Return Django's parameters, those of the development server filled in where the alias names it."""
+        """Return Django's parameters, those of the development server filled in where the alias names it.
+
+        The development server is started if it does not run.
+
+        Raises:
+            ConfigurationError: the libraries of the development server are not installed.
+            ServerError: it cannot be started.
+        """
         options = self.tenant_options
         params: dict[str, Any] = super().get_connection_params()
         params.pop("tenants", None)

@@ -198,6 +198,12 @@ class _Builder:
         self.connection = schemas.tenant_connection(using)
 
     def build(self) -> Script:
+        """Run the migrations, and return a script that does the same.
+
+        Raises:
+            _Failed: the migrations cannot be run as things are.
+            _Unfit: no script does what they do.
+        """
         with self._scratch() as target:
             first, recorder, migrations = self._recorded(target)
             if self.once:
