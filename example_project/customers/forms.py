@@ -25,7 +25,9 @@ __all__ = ["SignUpForm"]
 class SignUpForm(TenantForm):
     """A new company and its first user, who manages the others."""
 
-    username = forms.CharField(max_length=150, validators=[UnicodeUsernameValidator()], help_text="Your own name there.")
+    username = forms.CharField(
+        max_length=150, validators=[UnicodeUsernameValidator()], help_text="Your own name there."
+    )
     password = forms.CharField(
         strip=False,
         validators=[validate_password],

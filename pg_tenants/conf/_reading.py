@@ -114,7 +114,7 @@ class Reader:
         return 0
 
     def milliseconds(self, key: str, default: int | None = None) -> int | None:
-        """Return milliseconds that fit PostgreSQL's integer, or None for no limit; the default where there is something else."""
+        """Return milliseconds that fit PostgreSQL's integer, None for no limit; the default for anything else."""
         value = self.raw.get(key, default)
         if value is None:
             return None

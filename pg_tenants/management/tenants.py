@@ -71,7 +71,9 @@ def say_who_knows(command: BaseCommand) -> None:
     config = conf.require()
     if config.cache_seconds and not config.cache:
         seconds = config.cache_seconds
-        text = f"Processes that run see it within {seconds:g} s; at once if PG_TENANTS['CACHE'] names a cache they share."
+        text = (
+            f"Processes that run see it within {seconds:g} s; at once if PG_TENANTS['CACHE'] names a cache they share."
+        )
         command.stdout.write(text, command.style.NOTICE)
 
 
