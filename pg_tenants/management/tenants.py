@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from django.core.exceptions import ValidationError
+from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from pg_tenants import conf
 from pg_tenants.models import tenant_model
 
-__all__ = ["add_fields", "add_new_tenant", "find_tenant", "parse_fields", "progress_of", "say_who_knows"]
+__all__ = ["add_fields", "add_new_tenant", "find_tenant", "parse_fields", "progress_of", "refusal_of", "say_who_knows"]
 
 
 def add_new_tenant(parser: CommandParser) -> None:
@@ -56,6 +56,17 @@ def parse_fields(texts: Iterable[str]) -> dict[str, Any]:
         CommandError: the tenant model has no such field, or not such a value.
     """
     return dict(_field(text) for text in texts)
+
+
+def refusal_of(exc: ValidationError) -> CommandError:
+    """Return the error of a tenant or a domain that is not as it should be; it names the fields that ``--set`` has."""
+    if not hasattr(exc, "error_dict"):
+        return CommandError("\n".join(exc.messages))
+    lines = []
+    for name, texts in exc.message_dict.items():
+        own = name in (NON_FIELD_ERRORS, "schema_name", "module", "domain")
+        lines += [text if own else f"{name}: {text} Give it by --set {name}=VALUE." for text in texts]
+    return CommandError("\n".join(lines))
 
 
 def progress_of(command: BaseCommand, options: dict[str, Any]) -> Callable[[str], None] | None:
