@@ -39,6 +39,12 @@ _FIXED = ("schema_name", "module", "status")
 class TenantForm(forms.ModelForm):
     """A tenant's form, which also refuses the name of a schema that is there and no tenant's."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        field = self.fields.get("schema_name")
+        if field is not None and not field.help_text:
+            field.help_text = "Letters from a to z, digits and _, beginning with a letter. No form changes it later."
+
     def _post_clean(self) -> None:
         super()._post_clean()  # type: ignore[misc]
         if self.errors or not self.instance._state.adding:

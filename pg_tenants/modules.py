@@ -145,6 +145,14 @@ class Registry:
             return self.of_schema(named.schema)
         return self.of_schema(target.schema_name) or (self.tenant_module(target.module, target.schema_name),)
 
+    def elsewhere(self, label: str, target: ActiveSchema) -> tuple[Module, ...]:
+        """Return the tenant modules of an app that tenants of the active one's module do not have; else nothing."""
+        module = self.modules.get(target.module or "")
+        if module is None or module.is_fixed or target.schema_name in self.fixed_schemas:
+            return ()
+        found = self.of_app(label)
+        return () if module in found or any(each.is_fixed for each in found) else found
+
     def tenant_module(self, name: str | None, schema: str = "") -> Module:
         """Return the tenant module called ``name``, or the only one where no name is given.
 
@@ -163,7 +171,8 @@ class Registry:
             names = ", ".join(repr(module.name) for module in self.tenant) or "none"
             raise ConfigurationError(
                 f"Which module the schema {schema!r} belongs to cannot be told: PG_TENANTS['MODULES'] has these tenant "
-                f"modules: {names}. Give the tenant's field 'module', or schema_context(..., module=...)."
+                f"modules: {names}. Give the tenant's field 'module', which create_tenant has as --module, or "
+                "schema_context(..., module=...)."
             )
         return self.tenant[0]
 

@@ -136,6 +136,9 @@ class TenantResolver:
     vary: tuple[str, ...] = ()
     """Request headers that the tenant depends on; they are put into the response's ``Vary``."""
 
+    remedy = "Create it, or correct what the request names."
+    """What to do about a value that names no tenant; it ends the message of TenantNotFound."""
+
     def __init__(self, *, field: str = "schema_name"):
         try:
             unique = tenant_model()._meta.get_field(field).unique
@@ -159,9 +162,7 @@ class TenantResolver:
             return None
         tenant = self.find(value)
         if tenant is None:
-            raise TenantNotFound(
-                f"{type(self).__name__} finds no tenant for {value!r}. Create it, or correct what the request names."
-            )
+            raise TenantNotFound(f"{type(self).__name__} finds no tenant for {value!r}. {self.remedy}")
         return tenant
 
     def value(self, request: HttpRequest) -> str | None:
@@ -182,6 +183,11 @@ class DomainResolver(TenantResolver):
 
     Each host but those of ``PUBLIC_HOSTS`` is a value, so resolvers behind this one are asked on those alone.
     """
+
+    remedy = (
+        "Give a tenant this domain, as 'manage.py create_tenant' does with --domain, or add the host to "
+        "PG_TENANTS['PUBLIC_HOSTS']."
+    )
 
     def __init__(self) -> None:
         self.field = "domain"

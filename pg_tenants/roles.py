@@ -216,18 +216,22 @@ class _Names:
 
     @classmethod
     def read(cls, cursor: Any) -> _Names:
+        """Return the names in the cursor's database."""
         cursor.execute("SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()")
         return cls(cursor.fetchone()[0], cursor.db.tenant_options.worker)
 
     @property
     def shared(self) -> str:
+        """Return the role with the rights on fixed modules' schemas, which tenants' roles are members of."""
         return group_role_name(self.database, SHARED, self.worker)
 
     @property
     def logins(self) -> str:
+        """Return the role that logins are members of, so that they may take on tenants' roles."""
         return group_role_name(self.database, LOGINS, self.worker)
 
     def of(self, schema: str) -> str:
+        """Return the role of a tenant's schema."""
         return role_name(self.database, schema)
 
 

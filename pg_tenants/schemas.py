@@ -174,6 +174,11 @@ def drop(schema: str, *, using: str = DEFAULT_DB_ALIAS, if_exists: bool = False)
 
     It waits for the statements and transactions that use the schema. Those that come after it find no schema.
 
+    Args:
+        schema: the schema's name.
+        using: the database alias.
+        if_exists: return False where it is not there, instead of raising.
+
     Raises:
         SchemaDoesNotExist: it is not there, or has no marker, and ``if_exists`` is not set.
         TenantInUse: the schema is active here, or something else depends on its role.
@@ -196,6 +201,11 @@ def drop(schema: str, *, using: str = DEFAULT_DB_ALIAS, if_exists: bool = False)
 
 def rename(schema: str, to: str, *, using: str = DEFAULT_DB_ALIAS) -> None:
     """Rename a schema of ours; it waits for the statements and transactions that use it.
+
+    Args:
+        schema: the schema's name.
+        to: its new name.
+        using: the database alias.
 
     Raises:
         SchemaDoesNotExist: it is not there, or has no marker.

@@ -127,6 +127,7 @@ class _Place:
         self._active = target if here else None
 
     def text_of(self, template: _Template) -> str:
+        """Return what stands in the place of a template."""
         if template.table is None:
             return quote(self._physical(self._schema(template.module)))
         schema = self._schema_of_table(template.table, template.module)

@@ -95,6 +95,7 @@ class _Blocks:
 
     @property
     def inside(self) -> bool:
+        """Return whether a body has begun and not ended."""
         return self._depth > 0
 
     def see(self, token: bytes, kind: str) -> None:

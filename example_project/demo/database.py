@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from django.core.management import call_command
 from django.db import connections
@@ -18,9 +18,12 @@ from pg_tenants.server import Server, ServerConfig
 
 __all__ = ["Database"]
 
+_IN_USE = 0x64656D6F
+"""The key of an advisory lock that each demo shares while it runs."""
+
 
 class Database:
-    """Starts the server if none is named, and stops what it has started.
+    """Starts the server if none is named, and stops what it has started, unless another demo uses it by then.
 
     Args:
         say: prints a line of progress.
@@ -31,7 +34,9 @@ class Database:
         self._say, self._reset = say, reset
         embedded = schemas.tenant_connection().tenant_options.pgserver
         self._server = Server(ServerConfig.load(conf.pgserver())) if embedded else None
-        self._started = False
+        self._session: Any = None
+        self.started = False
+        """Whether the database server runs because of this demo."""
 
     def __enter__(self) -> Self:
         if self._server is not None:
@@ -39,8 +44,8 @@ class Database:
                 self._server.erase()
                 self._say("Removed the database of earlier runs.")
             began = time.monotonic()
-            status, self._started = self._server.start()
-            what = "Started" if self._started else "Found"
+            status, self.started = self._server.start()
+            what = "Started" if self.started else "Found"
             self._say(f"{what} PostgreSQL {status.version} on port {status.port} ({time.monotonic() - began:.1f} s).")
         return self
 
@@ -48,13 +53,21 @@ class Database:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         connections.close_all()
-        if self._server is not None and self._started:
-            self._server.down()
-            self._say("Stopped PostgreSQL.")
+        if self._server is not None and self.started:
+            if self._session is not None and not self._ask("SELECT pg_catalog.pg_try_advisory_lock(%s)"):
+                self._say("PostgreSQL goes on: another demo uses it. Later: python manage.py pgserver down")
+            else:
+                self._server.down()
+                self._say("Stopped PostgreSQL.")
+        if self._session is not None:
+            self._session.close()
 
     def fill(self) -> list[Tenant]:
         """Migrate every schema, load the companies, and return their tenants."""
         call_command("migrate_schemas", verbosity=0, skip_checks=False)
+        if self._server is not None:
+            self._session = schemas.tenant_connection().copy()
+            self._ask("SELECT pg_catalog.pg_advisory_lock_shared(%s)")
         if self._reset and self._server is None:
             self._remove_companies()
         began = time.monotonic()
@@ -62,6 +75,11 @@ class Database:
         tenants = load_companies()
         self._say(f"{len(tenants)} companies are there ({time.monotonic() - began:.1f} s).")
         return tenants
+
+    def _ask(self, query: str) -> Any:
+        with self._session.cursor() as cursor:
+            cursor.execute(query, [_IN_USE])
+            return cursor.fetchone()[0]
 
     def _remove_companies(self) -> None:
         labels = [company["label"] for company in read_companies()]

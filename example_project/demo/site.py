@@ -11,7 +11,7 @@ from django.contrib.staticfiles.handlers import StaticFilesHandler
 from django.core.management.base import CommandError
 from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler, get_internal_wsgi_application
 
-__all__ = ["Site"]
+__all__ = ["Site", "listen"]
 
 HOST = "127.0.0.1"
 
@@ -21,29 +21,39 @@ class _QuietHandler(WSGIRequestHandler):
         pass
 
 
-class Site:
-    """Serves the example project on 127.0.0.1 while the context lasts.
+def listen(port: int) -> ThreadedWSGIServer:
+    """Take a TCP port of 127.0.0.1, so that nothing else is done in vain where it is taken; nobody is answered yet.
 
     Args:
-        port: the TCP port; 0 for any free one.
+        port: the port; 0 for any free one.
+
+    Raises:
+        CommandError: it is taken, or is no port.
+    """
+    try:
+        return ThreadedWSGIServer((HOST, port), _QuietHandler)
+    except OverflowError as exc:
+        raise CommandError(f"{port} is no port. Give a number from 0 to 65535.") from exc
+    except OSError as exc:
+        if exc.errno != errno.EADDRINUSE:
+            raise
+        raise CommandError(
+            f"Port {port} of {HOST} is taken by another program. Choose another one: demo --port 8001."
+        ) from exc
+
+
+class Site:
+    """Serves the example project while the context lasts.
+
+    Args:
+        server: what listens.
     """
 
-    def __init__(self, port: int):
-        self._wanted = port
-        self._server: ThreadedWSGIServer
+    def __init__(self, server: ThreadedWSGIServer):
+        self._server = server
         self._thread: threading.Thread
 
     def __enter__(self) -> Self:
-        try:
-            self._server = ThreadedWSGIServer((HOST, self._wanted), _QuietHandler)
-        except OverflowError as exc:
-            raise CommandError(f"{self._wanted} is no port. Give a number from 0 to 65535.") from exc
-        except OSError as exc:
-            if exc.errno != errno.EADDRINUSE:
-                raise
-            raise CommandError(
-                f"Port {self._wanted} of {HOST} is taken by another program. Choose another one: demo --port 8001."
-            ) from exc
         self._server.set_app(StaticFilesHandler(get_internal_wsgi_application()))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
         self._thread.start()
@@ -53,7 +63,6 @@ class Site:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._server.shutdown()
-        self._server.server_close()
         self._thread.join()
 
     @property

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import psycopg
+from django.apps import apps
 from django.core.signals import setting_changed
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import NO_DB_ALIAS
@@ -232,7 +233,14 @@ class TenantDatabaseWrapperMixin(_Base):
     # -- Django's hooks -----------------------------------------------------------------------------------------------
 
     def get_connection_params(self) -> dict[str, Any]:
-        """Return Django's parameters, those of the development server filled in where the alias names it."""
+        """Return Django's parameters, those of the development server filled in where the alias names it.
+
+        The development server is started if it does not run.
+
+        Raises:
+            ConfigurationError: the libraries of the development server are not installed.
+            ServerError: it cannot be started.
+        """
         options = self.tenant_options
         params: dict[str, Any] = super().get_connection_params()
         params.pop("tenants", None)
@@ -271,7 +279,9 @@ class TenantDatabaseWrapperMixin(_Base):
                 store.connection_failed(self.alias)
             forget_password(exc)
             hint = connection_hint(exc, self.settings_dict, self.alias)
-            raise type(exc)(f"{exc}\n{hint}").with_traceback(exc.__traceback__) from exc.__cause__
+            failed = type(exc)(f"{exc}\n{hint}")
+            vars(failed)["connection_hint"] = hint
+            raise failed.with_traceback(exc.__traceback__) from exc.__cause__
         watch(connection)
         return connection
 
@@ -286,7 +296,16 @@ class TenantDatabaseWrapperMixin(_Base):
         """Connect, by the OPTIONS of this moment.
 
         Receivers of ``connection_created`` see the extensions' schema alone, whatever is active.
+
+        Raises:
+            ConfigurationError: the settings have PG_TENANTS, and INSTALLED_APPS has no pg_tenants. Django's ``migrate``
+                would then record migrations whose tables are made nowhere.
         """
+        if apps.ready and self.is_tenant_aware and not apps.is_installed("pg_tenants"):
+            raise ConfigurationError(
+                "settings.PG_TENANTS is there, and INSTALLED_APPS has no 'pg_tenants', so its commands and checks are "
+                "missing. Nothing was run. Add 'pg_tenants' to INSTALLED_APPS."
+            )
         self.read_options()
         self.database_oid = None
         with self.extensions_schema_only():

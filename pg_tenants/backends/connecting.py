@@ -95,6 +95,7 @@ def connecting_class(password: Callable[[], str], alias: str) -> type[psycopg.Co
     class Connecting(psycopg.Connection[Any]):
         @classmethod
         def connect(cls, conninfo: str = "", **kwargs: Any) -> Any:
+            """Connect, with the password of this moment."""
             return super().connect(conninfo, **{**kwargs, "password": password_of(password, alias)})
 
     return Connecting
@@ -107,7 +108,10 @@ def connection_hint(exc: psycopg.OperationalError, settings: dict[str, Any], ali
     if "password authentication failed" in text or "no password supplied" in text:
         return f"Check USER ({settings['USER']!r}) and PASSWORD of {where}, or DATABASE_URL."
     if "does not exist" in text and "database" in text:
-        return f"Create the database {settings['NAME']!r}, or correct NAME in {where}."
+        return (
+            f"Create the database {settings['NAME']!r}, as 'python manage.py migrate_schemas --create-db' does, or "
+            f"correct NAME in {where}."
+        )
     if any(word in text for word in ("certificate", "private key", "SSL")):
         return (
             f"Check sslmode, sslrootcert, sslcert and sslkey in OPTIONS of {where}: the server and the client do not "

@@ -22,7 +22,7 @@ from psycopg._queries import PostgresClientQuery, PostgresQuery
 from psycopg.generators import execute, fetch, send
 
 from pg_tenants.access import chosen
-from pg_tenants.backends.errors import NO_TENANT, error_of_prefix, mark_if_of_schema, with_own_position
+from pg_tenants.backends.errors import error_of_prefix, mark_if_of_schema, note_of_table, with_own_position
 from pg_tenants.backends.prefix import PLAIN, Prefix, Sending, classify, moving, with_settings
 from pg_tenants.context import bind, current
 from pg_tenants.exceptions import UnsafeStatement
@@ -198,8 +198,8 @@ class TenantCursorMixin(_Base):
 
     def _error_from(self, result: PGresult, sent: Prefix) -> e.Error:
         exc = e.error_from_result(result, encoding=self._encoding)
-        if sent.schema is None and isinstance(exc, e.UndefinedTable):
-            exc.add_note(NO_TENANT)
+        if isinstance(exc, e.UndefinedTable) and (note := note_of_table(exc, sent)) is not None:
+            exc.add_note(note)
         mark_if_of_schema(exc, sent)
         return with_own_position(exc, result, sent, self._own_text())
 

@@ -6,13 +6,16 @@ import re
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from django.apps import apps
 from django.db.backends.utils import CursorWrapper
 from django.db.utils import DatabaseErrorWrapper
 from psycopg import errors as e
 from psycopg import pq
 
 from pg_tenants.backends.prefix import Prefix
+from pg_tenants.context import current
 from pg_tenants.exceptions import RowInUse, SchemaDoesNotExist, SchemaNotPermitted
+from pg_tenants.modules import registry
 from pg_tenants.names import LOGINS, MARKER_TABLE, group_role_name
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ __all__ = [
     "TenantErrorWrapper",
     "error_of_prefix",
     "mark_if_of_schema",
+    "note_of_table",
     "with_own_position",
 ]
 
@@ -176,6 +180,31 @@ def mark_if_of_schema(exc: e.Error, prefix: Prefix) -> None:
         _mark(exc, prefix)
     elif prefix.role and isinstance(exc, e.InsufficientPrivilege):
         exc.add_note(_ROLE_NOTE.format(role=prefix.role))
+
+
+def note_of_table(exc: e.UndefinedTable, prefix: Prefix) -> str | None:
+    """Return what to add to an error about a missing table: no tenant is active, or one of another type is.
+
+    None where neither is the cause.
+    """
+    if prefix.schema is None:
+        return NO_TENANT
+    entry, modules = current.get(), registry()
+    active = None if entry is None else entry.active
+    # An alias may be bound to another schema, and under tests a schema's name has the worker's before it.
+    if active is None or not prefix.schema.endswith(active.schema_name):
+        return None
+    table = re.search(r'"(?:[^"]*\.)?([^".]+)"', exc.diag.message_primary or "")
+    if modules is None or table is None or not apps.models_ready:
+        return None
+    for model in apps.get_models(include_auto_created=True):
+        if model._meta.db_table == table[1] and (homes := modules.elsewhere(model._meta.app_label, active)):
+            names = " and ".join(repr(module.name) for module in homes)
+            return (
+                f"The active schema {active.schema_name!r} is of the module {active.module!r}, and tables of the app "
+                f"{model._meta.app_label!r} are in schemas of the module {names} alone."
+            )
+    return None
 
 
 def _mark(exc: e.Error, prefix: Prefix) -> None:

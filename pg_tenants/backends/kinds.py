@@ -102,15 +102,18 @@ class _WatchedMixin(TenantCursorMixin):
     """Tells how long what is not sent by ``_execute_gen`` takes. Only cursors of a project that monitors have it."""
 
     def executemany(self, query: Query, *args: Any, **kwargs: Any) -> None:
+        """Run a statement for each set of values; the time is that of all of them."""
         with _Watch(self.tenant_source, query):
             cast(Any, super()).executemany(query, *args, **kwargs)
 
     @contextmanager
     def copy(self, statement: Query, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """Run COPY; the time is that of the whole context, with what its caller does in it."""
         with _Watch(self.tenant_source, statement), cast(Any, super()).copy(statement, *args, **kwargs) as copy:
             yield copy
 
     def stream(self, query: Query, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """Yield rows as they come; the time lasts until the last one is taken, or the generator is closed."""
         with _Watch(self.tenant_source, query):
             yield from cast(Any, super()).stream(query, *args, **kwargs)
 
@@ -119,16 +122,19 @@ class _AsyncWatchedMixin(TenantCursorMixin):
     """The same for asynchronous cursors."""
 
     async def executemany(self, query: Query, *args: Any, **kwargs: Any) -> None:
+        """Run a statement for each set of values; the time is that of all of them."""
         with _Watch(self.tenant_source, query):
             await cast(Any, super()).executemany(query, *args, **kwargs)
 
     @asynccontextmanager
     async def copy(self, statement: Query, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        """Run COPY; the time is that of the whole context, with what its caller does in it."""
         with _Watch(self.tenant_source, statement):
             async with cast(Any, super()).copy(statement, *args, **kwargs) as copy:
                 yield copy
 
     async def stream(self, query: Query, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        """Yield rows as they come; the time lasts until the last one is taken, or the generator is closed."""
         with _Watch(self.tenant_source, query):
             async for row in cast(Any, super()).stream(query, *args, **kwargs):
                 yield row

@@ -65,8 +65,18 @@ class TenantSchemaEditorMixin(_Base):
             raise
 
     def __exit__(self, *exc_info: Any) -> None:
-        """End what was begun."""
+        """End what was begun.
+
+        Django leaves its transaction open where one of the statements fails that it keeps for the end.
+        """
         try:
+            if exc_info[0] is None:
+                try:
+                    while self.deferred_sql:
+                        self.execute(self.deferred_sql.pop(0), None)
+                except BaseException as exc:
+                    super().__exit__(type(exc), exc, exc.__traceback__)
+                    raise
             super().__exit__(*exc_info)
         finally:
             self._as_owner.__exit__(None, None, None)

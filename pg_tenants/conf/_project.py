@@ -14,6 +14,7 @@ __all__ = ["parse"]
 
 
 def parse(raw: object) -> Config:
+    """Return PG_TENANTS as typed values; what is wrong with it is in ``problems``, for the checks to tell."""
     problems: list[tuple[str, str, str]] = []
     if not isinstance(raw, Mapping):
         message = f"settings.PG_TENANTS is {shown(raw)}, of type {type(raw).__name__}."

@@ -35,15 +35,24 @@ class Reader:
         self.raw, self.where, self.problems = raw, where, problems
 
     def refuse_unknown(self, known: tuple[str, ...]) -> None:
+        """Take note of keys that nobody knows, each with the nearest that is known."""
         for key in self.raw:
             if key not in known:
                 self.problems.append(("unknown", f"{self.where} has no key {key!r}.", nearest(str(key), known)))
 
     def wrong(self, key: str, value: object, wanted: str) -> None:
+        """Take note of a value of the wrong type.
+
+        Args:
+            key: the value's key.
+            value: what is there.
+            wanted: what should be there, as words behind "Set it to".
+        """
         message = f"{self.where}[{key!r}] is {shown(value)}, of type {type(value).__name__}."
         self.problems.append(("type", message, f"Set it to {wanted}."))
 
     def text(self, key: str, default: str = "") -> str:
+        """Return a text; the default where there is none or something else."""
         value = self.raw.get(key, default)
         if isinstance(value, str):
             return value
@@ -51,6 +60,7 @@ class Reader:
         return default
 
     def optional_text(self, key: str) -> str | None:
+        """Return a text that is not empty, or None where there is none or something else."""
         value = self.raw.get(key)
         if value is not None and (not isinstance(value, str) or not value):
             self.wrong(key, value, "a string, or leave it out")
@@ -73,6 +83,7 @@ class Reader:
         return Path(os.path.normpath(path if base is None else Path(base) / path))
 
     def texts(self, key: str) -> tuple[str, ...]:
+        """Return the texts of a list; none where there is something else."""
         value = self.raw.get(key, ())
         if isinstance(value, (list, tuple, set)) and all(isinstance(item, str) for item in value):
             return tuple(value)
@@ -80,6 +91,7 @@ class Reader:
         return ()
 
     def seconds(self, key: str, default: float) -> float:
+        """Return a number of seconds, 0 or more; the default where there is none or something else."""
         value = self.raw.get(key, default)
         if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf"):
             return value
@@ -87,12 +99,14 @@ class Reader:
         return default
 
     def boolean(self, key: str) -> bool:
+        """Return whether the value is True."""
         value = self.raw.get(key)
         if value is not None and not isinstance(value, bool):
             self.wrong(key, value, "True or False")
         return value is True
 
     def count(self, key: str) -> int:
+        """Return a whole number, 0 or more; 0 where there is none or something else."""
         value = self.raw.get(key, 0)
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return value
@@ -100,6 +114,7 @@ class Reader:
         return 0
 
     def milliseconds(self, key: str, default: int | None = None) -> int | None:
+        """Return milliseconds that fit PostgreSQL's integer, None for no limit; the default for anything else."""
         value = self.raw.get(key, default)
         if value is None:
             return None
@@ -109,6 +124,7 @@ class Reader:
         return default
 
     def mapping(self, key: str) -> Mapping[str, Any]:
+        """Return a dictionary; an empty one where there is none or something else."""
         value = self.raw.get(key) or {}
         if isinstance(value, Mapping):
             return value

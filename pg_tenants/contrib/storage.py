@@ -75,7 +75,11 @@ class TenantStorage(Storage):
         return self.storage.path(_inside(name))
 
     def delete(self, name: str) -> None:
-        """Delete a file."""
+        """Delete a file.
+
+        Raises:
+            ValueError: the name is empty.
+        """
         inside = _inside(name)
         if not _outside(inside):
             raise ValueError("The name must be given to delete().")

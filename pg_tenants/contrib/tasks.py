@@ -67,6 +67,11 @@ class _Labelling(BaseTaskBackend):
     task_class = TenantTask
 
     def validate_task(self, task: Any) -> None:
+        """Check a task when it is declared.
+
+        Raises:
+            InvalidTask: it was declared for a backend without tenants.
+        """
         if not isinstance(task, TenantTask):
             raise InvalidTask(
                 f"The task {task.name!r} was declared for a backend without tenants, so the backend {self.alias!r} "
@@ -75,9 +80,15 @@ class _Labelling(BaseTaskBackend):
         super().validate_task(task)
 
     def enqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
+        """Enqueue a job with the tenant that is active.
+
+        Raises:
+            JobRefused: the task needs a tenant, and none is active.
+        """
         return super().enqueue(task, args, _labelled(task, kwargs))
 
     async def aenqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
+        """As ``enqueue``."""
         return await super().aenqueue(task, args, await sync_to_async(_labelled)(task, kwargs))
 
 

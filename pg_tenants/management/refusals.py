@@ -13,7 +13,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.migrations.loader import MigrationLoader
-from django.db.utils import ProgrammingError
+from django.db.utils import OperationalError, ProgrammingError
 
 from pg_tenants import schemas
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
@@ -103,6 +103,11 @@ def _execute(command: BaseCommand, /, *args: Any, **options: Any) -> Any:
         with as_owner() if name in MAKES_TABLES else nullcontext():
             return _djangos_execute(command, *args, **options)
     except PgTenantsError as exc:
+        raise CommandError(str(exc)) from exc
+    except OperationalError as exc:
+        # In Python, callers expect Django's error.
+        if not (command._called_from_command_line and hasattr(exc.__cause__, "connection_hint")):
+            raise
         raise CommandError(str(exc)) from exc
     except ProgrammingError as exc:
         if NO_TENANT not in getattr(exc, "__notes__", ()):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from django.core.exceptions import ValidationError
+from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from pg_tenants import conf
 from pg_tenants.models import tenant_model
 
-__all__ = ["add_fields", "add_new_tenant", "find_tenant", "parse_fields", "progress_of"]
+__all__ = ["add_fields", "add_new_tenant", "find_tenant", "parse_fields", "progress_of", "refusal_of", "say_who_knows"]
 
 
 def add_new_tenant(parser: CommandParser) -> None:
@@ -58,12 +58,34 @@ def parse_fields(texts: Iterable[str]) -> dict[str, Any]:
     return dict(_field(text) for text in texts)
 
 
+def refusal_of(exc: ValidationError) -> CommandError:
+    """Return the error of a tenant or a domain that is not as it should be; it names the fields that ``--set`` has."""
+    if not hasattr(exc, "error_dict"):
+        return CommandError("\n".join(exc.messages))
+    lines = []
+    for name, texts in exc.message_dict.items():
+        own = name in (NON_FIELD_ERRORS, "schema_name", "module", "domain")
+        lines += [text if own else f"{name}: {text} Give it by --set {name}=VALUE." for text in texts]
+    return CommandError("\n".join(lines))
+
+
 def progress_of(command: BaseCommand, options: dict[str, Any]) -> Callable[[str], None] | None:
     """Return a function that prints what is done, on standard error where the output is JSON; None if quiet."""
     if not options["verbosity"]:
         return None
     stream = command.stderr if options.get("json") else command.stdout
     return lambda line: stream.write(line, command.style.NOTICE)
+
+
+def say_who_knows(command: BaseCommand) -> None:
+    """Print when processes that run see a change of tenants, unless they see it at once."""
+    config = conf.require()
+    if config.cache_seconds and not config.cache:
+        seconds = config.cache_seconds
+        text = (
+            f"Processes that run see it within {seconds:g} s; at once if PG_TENANTS['CACHE'] names a cache they share."
+        )
+        command.stdout.write(text, command.style.NOTICE)
 
 
 def _field(text: str) -> tuple[str, Any]:

@@ -64,7 +64,11 @@ def names_of(plan: Plan) -> list[str]:
 
 
 def refuse_conflicts(loader: ModuleLoader) -> None:
-    """Refuse apps with several newest migrations."""
+    """Refuse apps with several newest migrations.
+
+    Raises:
+        MigrationFailed: there is such an app.
+    """
     conflicts = loader.detect_conflicts()
     if conflicts:
         names = "; ".join(f"{', '.join(names)} in {app}" for app, names in sorted(conflicts.items()))
@@ -75,7 +79,11 @@ def refuse_conflicts(loader: ModuleLoader) -> None:
 
 
 def refuse_unknown_app(loader: ModuleLoader, options: Options) -> None:
-    """Refuse an app that is not there, or has nothing to migrate."""
+    """Refuse an app that is not there, or has nothing to migrate.
+
+    Raises:
+        ConfigurationError: the options name such an app.
+    """
     label = options.app_label
     files = {module.sql_label for module in required_registry() if module.sql_migrations}
     if label is None or label in files:

@@ -116,6 +116,7 @@ class _Watcher:
 
     @contextmanager
     def executing(self) -> Iterator[None]:
+        """Be inside a statement of the schema editor, which is recorded and not refused."""
         self._depth += 1
         try:
             yield
@@ -123,6 +124,7 @@ class _Watcher:
             self._depth -= 1
 
     def takes_default(self, field: Any, value: Any, again: Any) -> None:
+        """Refuse to replay a default that is another one when it is computed again."""
         default = field.default
         computed = callable(default) and default is not NOT_PROVIDED and default not in _PLAIN_DEFAULTS
         # Psycopg's wrappers, such as that of JSON, do not compare.

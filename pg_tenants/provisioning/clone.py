@@ -125,10 +125,12 @@ class _Making:
         self.source, self.path, self.progress = source, path, progress
 
     def tell(self, line: str) -> None:
+        """Tell a line to whoever wants to know."""
         if self.progress:
             self.progress(line)
 
     def dump(self, using: str, *, structure_only: bool = False) -> None:
+        """Write the source's dump to the file."""
         self.tell(f"dumping {self.source}")
         with dump(self.source, using=using, structure_only=structure_only) as stream, self.path.open("wb") as file:
             shutil.copyfileobj(stream, file)

@@ -75,6 +75,7 @@ class Recorder:
             """Django's schema editor, which has its statements taken down when they have run."""
 
             def execute(self, sql: Any, params: Any = ()) -> Any:
+                """Run a statement and keep its text, with its values in it."""
                 text = str(sql) if params is None else self.connection.ops.compose_sql(str(sql), params)
                 recorder._in_editor = True
                 try:

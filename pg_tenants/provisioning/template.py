@@ -145,8 +145,9 @@ def build(target: Target, *, using: str = DEFAULT_DB_ALIAS, once: bool = False) 
     Args:
         target: a schema of these modules; it is not touched, and need not be there.
         using: the database alias.
-        once: run the migrations once alone, for a database of tests: what a data migration makes up is then the same
-            in each schema.
+        once: for a database of tests, where fixed modules' tables need not be there yet: they are made beside, and
+            rolled back, too. The migrations are run once alone: what a data migration makes up is then the same in
+            each schema.
 
     Raises:
         DatabaseError: the server has failed; nothing is kept.
@@ -191,11 +192,18 @@ class _Builder:
         self.once = once
         self.key = _key(target)
         self.is_fixed = any(module.is_fixed for module in target.modules)
+        self.is_apart = self.is_fixed or once
         self.schema = target.schema
         self.using = using
         self.connection = schemas.tenant_connection(using)
 
     def build(self) -> Script:
+        """Run the migrations, and return a script that does the same.
+
+        Raises:
+            _Failed: the migrations cannot be run as things are.
+            _Unfit: no script does what they do.
+        """
         with self._scratch() as target:
             first, recorder, migrations = self._recorded(target)
             if self.once:
@@ -222,12 +230,12 @@ class _Builder:
     def _needed(self) -> list[str]:
         """Return the fixed modules' schemas that have to be there beside the one that is built."""
         fixed = [module for module in required_registry().fixed if module.database == self.using]
-        return [module.schema for module in fixed if module.schema] if self.is_fixed else []
+        return [module.schema for module in fixed if module.schema] if self.is_apart else []
 
     @contextmanager
     def _apart(self, name: str) -> Iterator[None]:
-        """Have a fixed module's schema, which has one name, built beside the one that is there."""
-        if not self.is_fixed:
+        """Have fixed modules' schemas, which have one name each, built beside those that are there."""
+        if not self.is_apart:
             yield
             return
         with self.connection.as_worker(name):
@@ -255,7 +263,7 @@ class _Builder:
     def _before(self, target: Target) -> list[Target]:
         """Return the fixed modules' schemas that are migrated before this one, in their order."""
         needed = self._needed()
-        names = list(dict.fromkeys(needed[: needed.index(target.schema)])) if needed else []
+        names = list(dict.fromkeys(needed[: needed.index(target.schema)] if self.is_fixed else needed))
         return [Target(name, required_registry().of_schema(name, self.using)) for name in names]
 
     @contextmanager

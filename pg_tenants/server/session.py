@@ -44,7 +44,11 @@ def connect(where: Mapping[str, Any]) -> psycopg.Connection[Any]:
 
 
 def make_database(where: Mapping[str, Any], name: str) -> None:
-    """Make a database if it is missing."""
+    """Make a database if it is missing.
+
+    Raises:
+        ServerStartFailed: it cannot be made.
+    """
     try:
         with connect(where) as connection:
             there = connection.execute("SELECT FROM pg_catalog.pg_database WHERE datname = %s", [name]).fetchone()

@@ -33,6 +33,7 @@ class _Connection(AsyncConnection[Any]):
 
     @classmethod
     async def connect(cls, conninfo: str = "", **kwargs: Any) -> Any:
+        """Connect, with the password of this moment; closed again where the pool is being closed."""
         password = cls.source.settings_dict["PASSWORD"]
         if callable(password):
             kwargs["password"] = password_of(password, cls.source.alias)
@@ -43,6 +44,7 @@ class _Connection(AsyncConnection[Any]):
         return connection
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a cursor whose statements carry their tenant."""
         cursor = super().cursor(*args, **kwargs)
         if isinstance(cursor, TenantCursorMixin):
             cursor.tenant_source = self.source

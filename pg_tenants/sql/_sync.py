@@ -74,7 +74,12 @@ def execute(sql: str, params: Params = None, *, using: str = DEFAULT_DB_ALIAS) -
 
 
 def executemany(sql: str, params: Iterable[Params], *, using: str = DEFAULT_DB_ALIAS) -> int:
-    """Run a statement for each set of values, in one round trip, and return how many rows it changed in all."""
+    """Run a statement for each set of values, in one round trip, and return how many rows it changed in all.
+
+    Args:
+        sql, using: as of ``execute``.
+        params: the values of the placeholders, once for each time.
+    """
     connection = connections[using]
     with connection.cursor() as cursor:
         cursor.executemany(rendered(sql, connection), cast(Any, params))
@@ -82,19 +87,31 @@ def executemany(sql: str, params: Iterable[Params], *, using: str = DEFAULT_DB_A
 
 
 def fetch_all(sql: str, params: Params = None, *, using: str = DEFAULT_DB_ALIAS) -> list[dict[str, Any]]:
-    """Return all rows, each as a dictionary by column; JSON is decoded."""
+    """Return all rows, each as a dictionary by column; JSON is decoded.
+
+    Args:
+        sql, params, using: as of ``execute``.
+    """
     columns, rows = _run(sql, params, using)
     return as_dicts(columns, rows)
 
 
 def fetch_one(sql: str, params: Params = None, *, using: str = DEFAULT_DB_ALIAS) -> dict[str, Any] | None:
-    """Return the first row as a dictionary by column; None without one."""
+    """Return the first row as a dictionary by column; None without one.
+
+    Args:
+        sql, params, using: as of ``execute``.
+    """
     columns, rows = _run(sql, params, using, most=1)
     return next(iter(as_dicts(columns, rows)), None)
 
 
 def fetch_value(sql: str, params: Params = None, *, using: str = DEFAULT_DB_ALIAS) -> Any:
-    """Return the first column of the first row; None without a row."""
+    """Return the first column of the first row; None without a row.
+
+    Args:
+        sql, params, using: as of ``execute``.
+    """
     row = fetch_one(sql, params, using=using)
     return None if row is None else next(iter(row.values()), None)
 
@@ -104,6 +121,9 @@ fetch_val = fetch_value
 
 def execute_and_return_id(sql: str, params: Params = None, *, using: str = DEFAULT_DB_ALIAS) -> Any:
     """Run an INSERT and return the ``id`` of its first row; ``RETURNING id`` is added unless it returns something.
+
+    Args:
+        sql, params, using: as of ``execute``.
 
     Raises:
         UnsafeStatement: it is not one INSERT.
@@ -116,6 +136,10 @@ def fetch_all_as_model(model: type[T], sql: str, params: Params = None, *, using
 
     Columns that a Django model has no field for become attributes; fields that are not selected are loaded when they
     are asked for.
+
+    Args:
+        model: the class.
+        sql, params, using: as of ``execute``.
 
     Raises:
         RowMismatch: the columns are not what the class takes.

@@ -236,13 +236,15 @@ def tenant_fields() -> dict[str, Any]:
 
 
 @pytest.fixture
-def _tenant_ready(request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: Any) -> None:
+def _tenant_ready(
+    request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: Any, tenant_fields: dict[str, Any]
+) -> None:
     """Make the ready schema again where the test before has committed; not inside the transaction of this one."""
     from pg_tenants.test import tenants  # noqa: PLC0415
 
-    module = _module_wanted(request.node)
+    module = _module_wanted(request.node) or tenant_fields.get("module", "")
     with django_db_blocker.unblock():
-        tenants.make_ready(module or "")
+        tenants.make_ready(module)
 
 
 @pytest.fixture

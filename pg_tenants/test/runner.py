@@ -22,14 +22,17 @@ class _KeepsRows:
     """Keeps the rows of a test when it tells that it has failed, before they are rolled back."""
 
     def addError(self, test: Any, err: Any) -> None:  # noqa: N802  # as unittest has it
+        """Keep the rows of a test that ended in an error."""
         self._keep(test)
         super().addError(test, err)  # type: ignore[misc]
 
     def addFailure(self, test: Any, err: Any) -> None:  # noqa: N802
+        """Keep the rows of a test that failed."""
         self._keep(test)
         super().addFailure(test, err)  # type: ignore[misc]
 
     def addSubTest(self, test: Any, subtest: Any, err: Any) -> None:  # noqa: N802
+        """Keep the rows of a part that failed."""
         if err is not None:
             self._keep(subtest)
         super().addSubTest(test, subtest, err)  # type: ignore[misc]

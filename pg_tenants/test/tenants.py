@@ -38,9 +38,13 @@ def make_ready(module: str = "") -> None:
     """Make the ready schema of a tenant module, unless it is there or a transaction is open.
 
     Args:
-        module: the module's name; empty for the only one.
+        module: the module's name; empty for the only one. Where there are several, nothing is made then: which one is
+            meant is for the test to say, as ``make_tenant`` tells it.
     """
-    found = required_registry().tenant_module(module or None)
+    modules = required_registry()
+    if not module and len(modules.tenant) > 1:
+        return
+    found = modules.tenant_module(module or None)
     creation, connection = creation_of(found.database), connections[found.database]
     if creation is None or creation.claim is None or found.name in creation.ready or connection.in_atomic_block:
         return
@@ -62,9 +66,17 @@ def make_tenant(schema_name: str | None = None, *, module: str = "", domain: str
         fields: other fields of the TENANT_MODEL; texts that need a value get the schema's name.
 
     Raises:
+        ConfigurationError: the project has several tenant modules, and none is named.
         PgTenantsError: those of creating a tenant.
     """
-    model = tenant_model()
+    model, several = tenant_model(), required_registry().tenant
+    if not module and len(several) > 1:
+        names = ", ".join(repr(each.name) for each in several)
+        raise ConfigurationError(
+            f"A tenant for a test needs its module, as PG_TENANTS['MODULES'] has several with tenants: {names}. Name "
+            f"one: @pytest.mark.tenant(module={several[0].name!r}), tenant_factory(module=...), tenant_module of a "
+            "test case, or 'module' in the fixture tenant_fields for all tests."
+        )
     if schema_name is None:
         schema_name = ready_name(required_registry().tenant_module(module or None))
     tenant = model(schema_name=schema_name, module=module, **{**_needed_texts(model, schema_name), **fields})

@@ -21,6 +21,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from example_project.demo.check import Browser
+
 ROOT = Path(__file__).parents[2]
 PARTS = ["example_project", "pg_tenants", "manage.py", "pyproject.toml", "README.md", "LICENSE"]
 ORDINARY = 12345
@@ -100,19 +102,16 @@ class Checkout:
                 continue
         return found
 
+    def manage(self, *args: str) -> None:
+        command = [self.python, "manage.py", *args]
+        subprocess.run(
+            command, cwd=self.project, env=self.environ, user=self.user, capture_output=True, timeout=60, check=False
+        )
+
     def erase(self) -> None:
         """Stop what a failing test has left."""
         if self.processes():
-            command = [self.python, "manage.py", "pgserver", "down"]
-            subprocess.run(
-                command,
-                cwd=self.project,
-                env=self.environ,
-                user=self.user,
-                capture_output=True,
-                timeout=60,
-                check=False,
-            )
+            self.manage("pgserver", "down")
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -148,6 +147,24 @@ def get(host: str, port: int, path: str = "/") -> tuple[int, str]:
     except urllib.error.HTTPError as exc:
         with exc:
             return exc.code, exc.read().decode()
+
+
+def signs_up(port: int, name: str) -> None:
+    """A company signs up; its first user signs in there and sees a company without notes."""
+    fields = {"name": "Wayne Tools", "colour": "#112233", "username": "ada", "password": "correct-horse"}
+    public = Browser("localhost", port)
+    for wrong in ({"schema_name": "public"}, {"schema_name": LABELS[0]}, {"schema_name": name, "password": "123"}):
+        answer = public.post("/new/", **{**fields, **wrong})
+        assert answer.status == 200
+        assert "errorlist" in answer.text
+    answer = public.post("/new/", **fields, schema_name=name)
+    host = f"{name.replace('_', '-')}.localhost"
+    assert (answer.status, answer.location) == (302, f"http://{host}:{port}/login/")
+    assert host in public.get("/").text
+    own = Browser(host, port)
+    assert own.post("/login/", username="ada", password="correct-horse").status == 302
+    assert "No notes yet" in own.get("/").text
+    assert own.get("/admin/").status == 200
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> str:
@@ -212,6 +229,7 @@ def test_it_serves_until_it_is_interrupted(checkout: Checkout, number: signal.Si
         assert get("localhost", port)[0] == 200
         assert get("nobody.localhost", port)[0] == 404
         assert get(f"{LABELS[0]}.localhost", port, "/admin/login/")[0] == 200
+        signs_up(port, f"signed_up_{number}")
         listening = {
             connection.laddr.ip
             for child in psutil.process_iter()
@@ -228,6 +246,31 @@ def test_it_serves_until_it_is_interrupted(checkout: Checkout, number: signal.Si
             process.communicate()
     quiet(err)
     assert process.returncode == 0
+    assert checkout.processes() == []
+
+
+def test_two_at_once(checkout: Checkout) -> None:
+    """The second uses the server of the first, which leaves it running for it and says so."""
+    ports = [free_port(), free_port()]
+    processes = []
+    try:
+        for port in ports:
+            processes.append(checkout.start("--port", str(port), PYTHONUNBUFFERED="1"))
+            text = read_until(processes[-1], "Press Ctrl-C")
+        assert "Found PostgreSQL" in text
+        processes[0].send_signal(signal.SIGINT)
+        out, err = processes[0].communicate(timeout=60)
+        assert "another demo uses it" in out, out + err
+        assert get(f"{LABELS[0]}.localhost", ports[1])[0] == 200
+        processes[1].send_signal(signal.SIGINT)
+        processes[1].communicate(timeout=60)
+        assert [process.returncode for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+        checkout.manage("pgserver", "down")
     assert checkout.processes() == []
 
 
@@ -249,7 +292,7 @@ def test_an_interrupt_in_the_middle_leaves_nothing_running(checkout: Checkout) -
 
 
 def test_a_port_that_is_taken(checkout: Checkout) -> None:
-    """The error names it and what to do; the server that was started for it is stopped."""
+    """The error names it and what to do, before anything is started."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         done = checkout.run("--port", str(port))
@@ -257,6 +300,7 @@ def test_a_port_that_is_taken(checkout: Checkout) -> None:
     assert f"Port {port} of 127.0.0.1 is taken" in done.stderr
     assert "--port" in done.stderr
     assert "Traceback" not in done.stderr
+    assert "Started" not in done.stdout
     assert checkout.processes() == []
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -27,6 +31,7 @@ from pg_tenants.exceptions import ConfigurationError, ExtensionUnavailable, PgTe
 from pg_tenants.provisioning import store
 from tests.conftest import make_tenant
 
+ROOT = Path(__file__).resolve().parents[2]
 RAW: dict[str, Any] = settings.PG_TENANTS
 SECRET = "hunter2-secret"
 ROLE = "test_poor_role"
@@ -326,3 +331,43 @@ def test_a_schema_that_cannot_be(open_db: None, name: str) -> None:
         with pytest.raises((DatabaseError, psycopg.Error, ValueError)):
             cursor.executemany("SELECT %s", [[1], [2]])
     assert Tenant.objects.count() >= 0
+
+
+# -- the command line -------------------------------------------------------------------------------------------------
+
+
+def on_command_line(
+    command: str, folder: Path, settings: str, params: dict[str, Any]
+) -> subprocess.CompletedProcess[str]:
+    (folder / "own_settings.py").write_text(f"from tests.child_settings import *\n{settings}\n")
+    url = "postgresql://{user}:{password}@{host}:{port}/{dbname}".format(**params)
+    environ = {**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "own_settings"}
+    environ["PYTHONPATH"] = os.pathsep.join([str(folder), str(ROOT)])
+    return subprocess.run(
+        [sys.executable, "-m", "django", command],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_command_without_a_server(tmp_path: Path, server_params: dict[str, Any]) -> None:
+    """The error says what to do, without a traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    done = on_command_line("list_tenants", tmp_path, "", {**server_params, "host": "127.0.0.1", "port": port})
+    assert done.returncode == 1
+    assert done.stderr.startswith("CommandError: connection")
+    assert f"No PostgreSQL answers at 127.0.0.1, port {port}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_installed_apps_without_ours(tmp_path: Path, server_params: dict[str, Any]) -> None:
+    """Django's own ``migrate``, which is then in the place of ours, is refused before it records anything."""
+    without = "INSTALLED_APPS.remove('pg_tenants')"
+    done = on_command_line("migrate", tmp_path, without, server_params)
+    assert done.returncode == 1
+    assert "Add 'pg_tenants' to INSTALLED_APPS" in done.stderr
+    assert "Applying" not in done.stdout

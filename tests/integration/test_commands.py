@@ -66,7 +66,7 @@ def test_create_tenant_without_a_domain_and_as_json(open_db: None) -> None:
         (["acme", "--set", "nme=x"], "no field 'nme'"),
         (["acme", "--set", "colour=red", "--set", "name=x"], "#rrggbb"),
         (["acme", "--set", "plan=huge", "--set", "name=x"], "'huge' is not a valid choice"),
-        (["acme"], "blank"),
+        (["acme"], "name: This field cannot be blank. Give it by --set name=VALUE."),
         (["acme", "--set", "created_at=soon", "--set", "name=x"], "soon"),
         (["acme", "--set", "name=x", "--module", "nope"], "'nope'"),
         (["acme", "--set", "name=x", "--domain", "http://acme.example/"], "is no host's name"),

@@ -235,6 +235,20 @@ def test_without_a_tenant_its_tables_do_not_exist(acme: Any) -> None:
     assert "No tenant is active" in caught.value.__cause__.__notes__[0]
 
 
+def test_a_schema_editor_whose_last_statements_fail(open_db: None) -> None:
+    """No transaction stays open, in which all that follows would be, and its locks with it."""
+    for in_transaction in (True, False):
+        with pytest.raises(ProgrammingError, match="nowhere"):
+            with connection.schema_editor(atomic=in_transaction) as editor:
+                editor.execute("CREATE TABLE half_made (id int)")
+                editor.deferred_sql += ["SELECT 1", "SELECT FROM nowhere", "SELECT 2"]
+        assert (connection.in_atomic_block, connection.get_autocommit()) == (False, True)
+        assert ("half_made" in connection.introspection.table_names()) is not in_transaction
+    with connection.schema_editor() as editor:
+        editor.deferred_sql.append("DROP TABLE half_made")
+    assert "half_made" not in connection.introspection.table_names()
+
+
 def test_error_positions_count_from_the_own_statement(acme: Any) -> None:
     """The caret, the line number and the position are those of the user's text."""
     with tenant_context(acme), connection.cursor() as cursor:

@@ -519,3 +519,80 @@ def test_embedded_server(project: Project, tmp_path: Path) -> None:
 
 def project_url(project: Project) -> str:
     return psycopg.conninfo.make_conninfo(**{**project.params, "dbname": "postgres"})
+
+
+LAB_MODELS = """
+from django.db import models
+
+class Sample(models.Model):
+    owner = models.ForeignKey("customers.Tenant", models.PROTECT)
+"""
+LAB_MIGRATION = """
+from django.db import migrations, models
+
+class Migration(migrations.Migration):
+    initial = True
+    dependencies = [("customers", "0001_initial")]
+    operations = [
+        migrations.CreateModel(
+            "Sample",
+            [
+                ("id", models.BigAutoField(primary_key=True)),
+                ("owner", models.ForeignKey("customers.tenant", models.PROTECT)),
+            ],
+        ),
+    ]
+"""
+TYPES = (
+    HEAD
+    + """
+from django.db import ProgrammingError
+from lab.models import Sample
+from pg_tenants.migrations import Target, required_registry
+from pg_tenants.provisioning import template
+
+@pytest.fixture
+def tenant_fields():
+    return {"module": "tenant"}
+
+@pytest.mark.parametrize("number", range(2))
+@pytest.mark.tenant(module="lab")
+def test_mark(tenant, number):
+    assert (tenant.schema_name, tenant.module, Sample.objects.count()) == ("tenant_lab", "lab", 0)
+    made_by = template.load(Target("lab", (required_registry().modules["lab"],)), using="default")
+    assert isinstance(made_by, template.Script)
+
+def test_fields(tenant):
+    assert (tenant.schema_name, Note.objects.count()) == ("tenant_tenant", 0)
+
+def test_factory(tenant_factory):
+    with tenant_context(tenant_factory("acme", module="lab")), pytest.raises(ProgrammingError) as raised:
+        Note.objects.count()
+    assert "'acme' is of the module 'lab'" in raised.value.__notes__[0]
+    assert "module 'tenant' alone" in raised.value.__notes__[0]
+"""
+)
+
+
+def test_tenant_types(project: Project) -> None:
+    """With several tenant modules, one of which refers to shared tables: from the first run on, in parallel.
+
+    A test that does not say which module is meant fails alone, and the error says how to.
+    """
+    migrations = project.pytester.mkpydir("lab") / "migrations"
+    migrations.mkdir()
+    (migrations / "__init__.py").touch()
+    project.write("lab/models.py", LAB_MODELS)
+    project.write("lab/migrations/0001_initial.py", LAB_MIGRATION)
+    project.write(
+        "project_settings.py",
+        f"{SETTINGS}\nINSTALLED_APPS = [*INSTALLED_APPS, 'lab']\nMODULES = PG_TENANTS['MODULES']\n"
+        "PG_TENANTS = {**PG_TENANTS, 'MODULES': {**MODULES, 'lab': {'apps': ['lab']}}}\n",
+    )
+    project.write("test_types.py", TYPES)
+    project.passes("-n", "2", count=4)
+    project.write("test_unnamed.py", "def test_it(tenant):\n    pass\n")
+    code, output = project.run("pytest", "-q")
+    assert code == 1
+    assert "4 passed, 1 error" in output
+    assert "@pytest.mark.tenant(module='tenant')" in output

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -121,3 +123,21 @@ def test_indexes(folder: str) -> None:
         r"^[a-z][a-z-]+$", "\n".join(re.findall(r"```{toctree}\n(.*?)```", text, re.DOTALL)), re.MULTILINE
     )
     assert sorted(listed) == sorted(path.stem for path in (ROOT / "docs" / folder).glob("*.md") if path.stem != "index")
+
+
+def undocumented(node: ast.AST, name: str) -> Iterator[str]:
+    for part in getattr(node, "body", []):
+        if not isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        is_setter = any(ast.unparse(decorator).endswith(".setter") for decorator in part.decorator_list)
+        if not (part.name.startswith("_") or part.name in ("Meta", "Media") or is_setter or ast.get_docstring(part)):
+            yield f"{name}.{part.name}"
+        if isinstance(part, ast.ClassDef):
+            yield from undocumented(part, f"{name}.{part.name}")
+
+
+def test_docstrings() -> None:
+    """Each class, function and method without a leading underscore says what it is."""
+    files = sorted((ROOT / "pg_tenants").rglob("*.py"))
+    assert files
+    assert [found for file in files for found in undocumented(ast.parse(file.read_text()), file.stem)] == []

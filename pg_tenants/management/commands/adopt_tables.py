@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import router, transaction
 
 from pg_tenants.exceptions import PgTenantsError
-from pg_tenants.management.tenants import add_new_tenant, parse_fields
+from pg_tenants.management.tenants import add_new_tenant, parse_fields, refusal_of
 from pg_tenants.models import domain_model, normalize_domain, tenant_model
 from pg_tenants.provisioning.move_in import move_in
 
@@ -44,7 +44,7 @@ class Command(BaseCommand):
                             domain=domain, tenant=tenant, is_primary=True
                         )
         except ValidationError as exc:
-            raise CommandError("\n".join(exc.messages)) from exc
+            raise refusal_of(exc) from exc
         except PgTenantsError as exc:
             raise CommandError(str(exc)) from exc
         if options["json"]:

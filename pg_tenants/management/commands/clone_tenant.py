@@ -9,7 +9,7 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import IntegrityError
 
-from pg_tenants.management.tenants import add_fields, find_tenant, parse_fields, progress_of
+from pg_tenants.management.tenants import add_fields, find_tenant, parse_fields, progress_of, refusal_of
 
 
 class Command(BaseCommand):
@@ -40,7 +40,7 @@ class Command(BaseCommand):
                 **fields,
             )
         except ValidationError as exc:
-            raise CommandError("\n".join(exc.messages)) from exc
+            raise refusal_of(exc) from exc
         except IntegrityError as exc:
             raise CommandError(f"{str(exc).strip()}\nGive a value of its own by --set or --domain.") from exc
         if options["json"]:

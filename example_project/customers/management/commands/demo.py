@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from example_project.customers.models import Tenant
 from example_project.demo.check import CheckFailed, check
 from example_project.demo.database import Database
-from example_project.demo.site import Site
+from example_project.demo.site import Site, listen
 from example_project.loading import STAFF_PASSWORD, demo_password
 from pg_tenants.exceptions import PgTenantsError
 
@@ -40,15 +40,15 @@ class Command(BaseCommand):
                 signal.signal(getattr(signal, name), _interrupt)
         port = options["port"] if options["port"] is not None else (0 if options["check"] else 8000)
         try:
-            with Database(self.say, reset=options["reset"]) as database:
+            with listen(port) as server, Database(self.say, reset=options["reset"]) as database:
                 tenants = database.fill()
-                with Site(port) as site:
+                with Site(server) as site:
                     self.say(f"Ready after {time.monotonic() - started:.1f} s.")
                     if options["check"]:
                         check(site, tenants, self.say)
                         self.stdout.write(self.style.SUCCESS("All is well: each company saw its own data alone."))
                     else:
-                        self._introduce(site, tenants)
+                        self._introduce(site, tenants, database)
                         site.wait()
         except KeyboardInterrupt:
             self.stdout.write("")
@@ -60,7 +60,7 @@ class Command(BaseCommand):
         self.stdout.write(text)
         self.stdout.flush()
 
-    def _introduce(self, site: Site, tenants: list[Tenant]) -> None:
+    def _introduce(self, site: Site, tenants: list[Tenant], database: Database) -> None:
         self.say("")
         for tenant in tenants:
             address = site.address(f"{tenant.schema_name}.localhost")
@@ -69,14 +69,17 @@ class Command(BaseCommand):
         self.say("")
         address = site.address("localhost")
         self.say(f"Start at {address}, which lists them. What to try next:")
-        self.say(f"  · make and suspend a company: {address}admin/  user admin, password {STAFF_PASSWORD}")
+        self.say(f"  · sign up a company: {address}new/")
+        self.say(f"  · suspend one: {address}admin/  user admin, password {STAFF_PASSWORD}")
         self.say("  · search the same word at two companies; sign in at one and look at the other")
+        self.say("In a second terminal, in this folder and virtual environment:")
         self.say("  · python manage.py create_tenant umbrella --domain umbrella.localhost --set name=Umbrella")
+        self.say("  · python manage.py tenant_command --schema umbrella createsuperuser")
         self.say("  · python manage.py tenant_command --schema acme shell")
-        self.say("  · python manage.py list_tenants")
+        self.say("  · python manage.py migrate_schemas --list")
         if not settings.DEBUG:
             self.say("DEBUG is off, so the pages come without their style sheet.")
-        self.say("Press Ctrl-C to stop the site and the database server.")
+        self.say(f"Press Ctrl-C to stop the site{' and the database server' if database.started else ''}.")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
