@@ -15,7 +15,7 @@ from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, transaction
 
-from pg_tenants import conf, schemas
+from pg_tenants import conf, roles, schemas
 from pg_tenants.backends.prefix import advisory_key, quote
 from pg_tenants.context import no_schema
 from pg_tenants.exceptions import SchemaDoesNotExist
@@ -176,6 +176,7 @@ def _turn(using: str) -> Iterator[Any]:
         cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [_TABLE])
         if not cursor.fetchone()[0]:
             cursor.execute(_CREATE)
+            roles.keep_out(using=using)
         yield cursor
 
 
