@@ -43,6 +43,7 @@ class Block:
         self._inner: Block | None = None
         self._turn = asyncio.Lock()
         self._user: object = None
+        self._served = 0
         # The end of a block waits for the statement that is on its way, not for what tasks left behind have open.
         self._wire: asyncio.Lock = outer._wire if outer else asyncio.Lock()
         self._depth: int = outer._depth + 1 if outer else 0
@@ -84,7 +85,7 @@ class Block:
 
     @asynccontextmanager
     async def _use(self) -> AsyncIterator[None]:
-        """Wait for the turn in this block, as long as for a connection of the pool."""
+        """Wait for the turn in this block; for one other's, as long as for a connection of the pool."""
         self.check()
         task = asyncio.current_task()
         if self._user is task:
@@ -93,16 +94,23 @@ class Block:
                 "opened an atransaction() in another context. Read the records first, or outside the transaction."
             )
         seconds = self.pool.pool.timeout
-        try:
-            async with asyncio.timeout(seconds):
-                await self._turn.acquire()
-        except TimeoutError as exc:
-            raise UnsafeStatement(
-                f"Another task's atransaction() inside the same transaction on {self._alias!r} has been open for "
-                f"{seconds} s (OPTIONS['pool']['timeout']), and this one waits for its end. If it awaits this task, "
-                "neither can go on: start the task inside that block, or await it outside."
-            ) from exc
+        waiting = True
+        while waiting:
+            before = self._served
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._turn.acquire()
+                waiting = False
+            except TimeoutError as exc:
+                if self._served != before:
+                    continue  # The queue is long, and goes on.
+                raise UnsafeStatement(
+                    f"Another task's atransaction() inside the same transaction on {self._alias!r} has been open for "
+                    f"{seconds} s (OPTIONS['pool']['timeout']), and this one waits for its end. If it awaits this "
+                    "task, neither can go on: start the task inside that block, or await it outside."
+                ) from exc
         self._user = task
+        self._served += 1
         try:
             self.check()
             yield

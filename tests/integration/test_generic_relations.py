@@ -210,6 +210,10 @@ def test_a_relation_to_a_table_of_all_tenants(
                 assert scroll.remarks.get().target == scroll
                 scroll.delete()
             assert Remark.objects.count() == 3
+            # A row that all share speaks of the tenant's that is active.
+            for tenant in (acme, globex):
+                with tenant_context(tenant):
+                    assert Remark.objects.filter(content_type__model="book").first().target == Book.objects.get()
         finally:
             with connection.cursor() as cursor:
                 cursor.execute("DROP TABLE public.customers_remark")

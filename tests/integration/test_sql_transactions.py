@@ -269,6 +269,17 @@ def test_a_block_that_waits_for_who_waits_for_it(run: Any) -> None:
     assert run(work()) == ["kept"]
 
 
+def test_a_queue_that_is_longer_than_the_timeout(run: Any) -> None:
+    """Who waits is patient as long as the others get on."""
+    connections.settings[ALIAS]["OPTIONS"]["pool"]["timeout"] = 1.0
+
+    async def work() -> None:
+        async with sql.atransaction(ALIAS):
+            await asyncio.gather(*(nested(str(number), inside=lambda: asyncio.sleep(0.4)) for number in range(6)))
+
+    assert len(run(work())) == 12
+
+
 def test_a_copy_from_the_same_transaction(run: Any) -> None:
     """Records cannot be read on the connection that writes them: said at once, not waited for."""
 
