@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 from django.apps import apps
 from django.db import DEFAULT_DB_ALIAS
+from django.db.models import UUIDField
 
-from pg_tenants.exceptions import WrongTenant
-from pg_tenants.instances import TenantAlias, checked_manager, place_of_app, replace
+from pg_tenants.exceptions import ConfigurationError, WrongTenant
+from pg_tenants.instances import TenantAlias, checked_manager, is_per_tenant, place_of_app, replace
 
 __all__ = ["SchemaCache", "install"]
 
@@ -110,8 +111,37 @@ def _install_contenttypes() -> None:
             for manager in (*model._meta.local_managers, *model._meta.managers):
                 if isinstance(manager, ContentTypeManager):
                     replace(manager, "_cache", cache)
-    factory = fields.create_generic_related_manager
-    replace(fields, "create_generic_related_manager", checked_manager(factory))
+    factory = checked_manager(fields.create_generic_related_manager)
+    replace(fields, "create_generic_related_manager", _relation_checked(factory, lambda model, rel: rel.field))
+    for name in ("bulk_related_objects", "get_extra_restriction"):
+        method = getattr(fields.GenericRelation, name)
+        replace(fields.GenericRelation, name, _relation_checked(method, lambda relation, *args, **kwargs: relation))
+
+
+def _relation_checked(original: Callable[..., Any], relation_of: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function, which refuses a generic relation that would find other tenants' rows.
+
+    Deleting a row deletes what its generic relations find, so this must not be left to the reader of the rows.
+    """
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        relation = relation_of(*args, **kwargs)
+        owner, target = relation.model, relation.related_model
+        key = owner._meta.pk
+        while key.remote_field:
+            key = key.target_field
+        if is_per_tenant(owner) and not is_per_tenant(target) and not isinstance(key, UUIDField):
+            raise ConfigurationError(
+                f"The generic relation {owner._meta.label}.{relation.name} leads to {target._meta.label}, whose table "
+                f"all tenants share, and finds its rows by a key that each tenant's {owner._meta.model_name} may have: "
+                f"another tenant's rows would be found, and deleted, with one's own. Put the app "
+                f"{target._meta.app_label!r} into the tenant module too, give {owner._meta.label} a UUIDField as its "
+                "primary key, or replace the relation by a query that names the tenant."
+            )
+        return original(*args, **kwargs)
+
+    return call
 
 
 def _content_types() -> SchemaCache:

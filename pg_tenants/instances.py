@@ -28,7 +28,16 @@ from pg_tenants.context import active
 from pg_tenants.exceptions import WrongTenant
 from pg_tenants.modules import registry
 
-__all__ = ["TenantAlias", "check", "check_pair", "checked_manager", "install", "place_of_app", "replace"]
+__all__ = [
+    "TenantAlias",
+    "check",
+    "check_pair",
+    "checked_manager",
+    "install",
+    "is_per_tenant",
+    "place_of_app",
+    "replace",
+]
 
 _ALIASES_KEPT = 4096
 _ELSEWHERE = object()
@@ -90,7 +99,8 @@ def _place_on(alias: str) -> tuple[object, str | None]:
 _tenant_apps: frozenset[str] | None = None
 
 
-def _is_per_tenant(model: Any) -> bool:
+def is_per_tenant(model: Any) -> bool:
+    """Return whether each tenant has a table of its own for a model."""
     # Asked once per query and more, so the registry is not looked up each time.
     apps = _tenant_apps
     return model._meta.app_label in (apps if apps is not None else _read_tenant_apps())
@@ -137,7 +147,7 @@ def check(instance: Any, alias: str | None = None, *, idle: bool = False) -> Non
     """
     state: Any = getattr(instance, "_state", None)
     loaded = getattr(state, "db", None)
-    if type(loaded) is not TenantAlias or state.adding or not _is_per_tenant(instance):
+    if type(loaded) is not TenantAlias or state.adding or not is_per_tenant(instance):
         return
     here, identity = _place_on(alias or loaded)
     if here is _ELSEWHERE or loaded.is_of(here, identity) or (idle and here is None):
@@ -161,8 +171,8 @@ def check_pair(first: Any, second: Any) -> None:
         and type(other.db) is TenantAlias
         and not one.db.is_of(other.db.schema, other.db.identity)
         and not (one.adding or other.adding)
-        and _is_per_tenant(first)
-        and _is_per_tenant(second)
+        and is_per_tenant(first)
+        and is_per_tenant(second)
     ):
         raise WrongTenant(
             f"{_name(first)} was loaded from the schema {one.db.schema!r} and {_name(second)} from "
@@ -177,7 +187,7 @@ def check_written(instance: Any, alias: str) -> None:
         WrongTenant: one of them was.
     """
     check(instance, alias)
-    if "fields_cache" not in instance._state.__dict__ or not _is_per_tenant(instance):
+    if "fields_cache" not in instance._state.__dict__ or not is_per_tenant(instance):
         return
     for field in (*instance._meta.concrete_fields, *instance._meta.private_fields):
         if field.is_relation and field.is_cached(instance):
@@ -197,7 +207,7 @@ def _name(instance: Any) -> str:
 
 def _marked(model: Any, alias: str) -> str:
     """Return the alias for statements on a model's table now, with their schema."""
-    schema, identity = _place_on(alias) if _is_per_tenant(model) else (None, None)
+    schema, identity = _place_on(alias) if is_per_tenant(model) else (None, None)
     return TenantAlias.of(alias, schema, identity) if isinstance(schema, str) else str(alias)
 
 
@@ -239,7 +249,7 @@ class _Alias(property):
         def db(queryset: Any) -> str:
             alias: str = original(queryset)
             model = queryset.model
-            if model is None or not _is_per_tenant(model):
+            if model is None or not is_per_tenant(model):
                 return str(alias)
             if queryset._hints:
                 check(queryset._hints.get("instance"), alias)

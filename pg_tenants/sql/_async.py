@@ -116,7 +116,7 @@ async def acopy_records(
     async with AsyncExitStack() as stack:
         # A generator that reads another tenant's rows is inside that one's context now.
         with here:
-            pool, cursor = await stack.enter_async_context(_Cursor(using))
+            pool, cursor = await stack.enter_async_context(_Cursor(using, is_fed=True))
             copy = await stack.enter_async_context(cursor.copy(copy_statement(table, names, pool.source)))
         await copy.write_row(row_of(first, names, mapped, 1))
         count = 1
@@ -145,12 +145,16 @@ class _Cursor(Lent):
 
     _turn: AbstractAsyncContextManager[None] | None = None
 
+    def __init__(self, using: str, *, is_fed: bool = False):
+        super().__init__(using)
+        self.is_fed = is_fed
+
     async def __aenter__(self) -> tuple[AsyncPool, Any]:
         block = open_block(self.using)
         if block is None:
             pool, connection = await super().__aenter__()
         else:
-            self._turn = block.statement()
+            self._turn = block.statement(is_fed=self.is_fed)
             await self._turn.__aenter__()
             self.pool = pool = block.pool
             connection = block.connection

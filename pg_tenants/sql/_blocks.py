@@ -43,6 +43,8 @@ class Block:
         self._inner: Block | None = None
         self._turn = asyncio.Lock()
         self._user: object = None
+        self._served = 0
+        self._is_fed = False
         # The end of a block waits for the statement that is on its way, not for what tasks left behind have open.
         self._wire: asyncio.Lock = outer._wire if outer else asyncio.Lock()
         self._depth: int = outer._depth + 1 if outer else 0
@@ -72,19 +74,26 @@ class Block:
         return self.pool.source.alias
 
     @asynccontextmanager
-    async def statement(self) -> AsyncIterator[None]:
+    async def statement(self, *, is_fed: bool = False) -> AsyncIterator[None]:
         """Have the connection for one statement.
+
+        Args:
+            is_fed: code of the user's runs meanwhile, which gives it its rows.
 
         Raises:
             UnsafeStatement: the block has ended, or what others have open in it took too long.
         """
         async with self._use(), self._wire:
             self.check()
-            yield
+            self._is_fed = is_fed
+            try:
+                yield
+            finally:
+                self._is_fed = False
 
     @asynccontextmanager
     async def _use(self) -> AsyncIterator[None]:
-        """Wait for the turn in this block, as long as for a connection of the pool."""
+        """Wait for the turn in this block; for one other's, as long as for a connection of the pool."""
         self.check()
         task = asyncio.current_task()
         if self._user is task:
@@ -93,16 +102,24 @@ class Block:
                 "opened an atransaction() in another context. Read the records first, or outside the transaction."
             )
         seconds = self.pool.pool.timeout
-        try:
-            async with asyncio.timeout(seconds):
-                await self._turn.acquire()
-        except TimeoutError as exc:
-            raise UnsafeStatement(
-                f"Another task's atransaction() inside the same transaction on {self._alias!r} has been open for "
-                f"{seconds} s (OPTIONS['pool']['timeout']), and this one waits for its end. If it awaits this task, "
-                "neither can go on: start the task inside that block, or await it outside."
-            ) from exc
+        waiting = True
+        while waiting:
+            before = self._served
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._turn.acquire()
+                waiting = False
+            except TimeoutError as exc:
+                if self._served != before or not (self._inner or self._is_fed):
+                    continue  # The queue is long and goes on, or a statement takes its time, which awaits no task.
+                what = "atransaction() inside" if self._inner else "acopy_records() in"
+                raise UnsafeStatement(
+                    f"Another task's {what} the same transaction on {self._alias!r} has been open for {seconds} s "
+                    "(OPTIONS['pool']['timeout']), and this one waits for its end. If it awaits this task, neither can "
+                    "go on: start the task inside that block, or await it outside."
+                ) from exc
         self._user = task
+        self._served += 1
         try:
             self.check()
             yield

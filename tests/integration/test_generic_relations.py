@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -109,7 +110,7 @@ def test_each_tenant_reads_its_own(kinds: Any, acme: Any, globex: Any) -> None:
             assert book.marks.get().target == book
             assert book.marks.get().target._state.db.schema == tenant.schema_name
             books = Book.objects.order_by("pk").prefetch_related("marks")
-            assert [mark.name for one in books for mark in one.marks.all()][0] == own
+            assert next(mark.name for one in books for mark in one.marks.all()) == own
             assert len(books) == count
             assert [mark.target for mark in Mark.objects.order_by("pk").prefetch_related("target")] == list(books)
             prefetch = GenericPrefetch("target", [Book.objects.all(), Shelf.objects.all()])
@@ -151,6 +152,71 @@ def test_each_tenant_writes_its_own(kinds: Any, acme: Any, globex: Any) -> None:
         assert Mark.objects.count() == 0
     with tenant_context(globex):
         assert list(Mark.objects.values_list("name", "content_type", "object_id")) == before
+
+
+@pytest.mark.parametrize("placed", ["shared"], indirect=True)
+def test_a_relation_to_a_table_of_all_tenants(
+    placed: str, acme: Any, globex: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows do not say of which tenant's row they are, and are never read or deleted with another's of that key."""
+    with isolate_apps("example_project.notes", "example_project.customers"):
+
+        class Remark(models.Model):  # noqa: DJ008
+            content_type = models.ForeignKey(ContentType, models.CASCADE, related_name="+")
+            object_id = models.CharField(max_length=40)
+            target = GenericForeignKey()
+
+            class Meta:
+                app_label = "customers"
+
+        class Book(models.Model):  # noqa: DJ008
+            remarks = GenericRelation(Remark, related_query_name="book")
+
+            class Meta:
+                app_label = "notes"
+
+        class Scroll(models.Model):  # noqa: DJ008
+            id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+            remarks = GenericRelation(Remark)
+
+            class Meta:
+                app_label = "notes"
+
+        monkeypatch.setattr(ContentType, "model_class", lambda self: {"book": Book, "scroll": Scroll}[self.model])
+        _make(Remark)
+        try:
+            for tenant in (acme, globex):
+                with tenant_context(tenant):
+                    _make(Book, Scroll)
+                    Remark.objects.create(target=Book.objects.create())
+                    Scroll.objects.create().remarks.create()
+            with tenant_context(acme):
+                book = Book.objects.get()
+                refused: list[Callable[[], Any]] = [
+                    lambda: book.remarks.all(),
+                    lambda: book.remarks.create(),
+                    lambda: Book.objects.filter(remarks__id=1).count(),
+                    lambda: Remark.objects.filter(book=book).count(),
+                    lambda: list(Book.objects.prefetch_related("remarks")),
+                    book.delete,
+                    Book.objects.all().delete,
+                ]
+                for call in refused:
+                    with pytest.raises(ConfigurationError, match=r"notes\.Book\.remarks leads to customers\.Remark"):
+                        call()
+                assert Book.objects.count() == 1
+                # A key that no other tenant's row has.
+                scroll = Scroll.objects.get()
+                assert scroll.remarks.get().target == scroll
+                scroll.delete()
+            assert Remark.objects.count() == 3
+            # A row that all share speaks of the tenant's that is active.
+            for tenant in (acme, globex):
+                with tenant_context(tenant):
+                    assert Remark.objects.filter(content_type__model="book").first().target == Book.objects.get()
+        finally:
+            with connection.cursor() as cursor:
+                cursor.execute("DROP TABLE public.customers_remark")
 
 
 def test_instances_of_another_tenant_are_refused(kinds: Any, acme: Any, globex: Any) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
 import pytest
-from django.db import ProgrammingError, connections
+from django.db import ProgrammingError
 from django.db.utils import DatabaseError
 
 from pg_tenants import readonly, sql, tenant_context
@@ -35,6 +36,17 @@ def run(make_alias: Any, acme: Any) -> Iterator[Any]:
             return asyncio.run(main(work))
 
     return call
+
+
+@asynccontextmanager
+async def patience(seconds: float) -> AsyncIterator[None]:
+    """Have the pool another timeout for a while; making its connection may take longer."""
+    pool = await sql.apool(ALIAS)
+    before, pool.timeout = pool.timeout, seconds
+    try:
+        yield
+    finally:
+        pool.timeout = before
 
 
 async def insert(name: str) -> None:
@@ -255,10 +267,9 @@ def test_an_end_before_that_of_a_task(run: Any, deep: bool) -> None:
 
 def test_a_block_that_waits_for_who_waits_for_it(run: Any) -> None:
     """Neither could go on; after the pool's timeout it is an error instead."""
-    connections.settings[ALIAS]["OPTIONS"]["pool"]["timeout"] = 0.5
 
     async def work() -> None:
-        async with sql.atransaction(ALIAS):
+        async with sql.atransaction(ALIAS), patience(0.5):
             task = asyncio.create_task(insert("outside"))
             with pytest.raises(UnsafeStatement, match=r"open for 0\.5 s .* If it awaits this task"):
                 async with sql.atransaction(ALIAS):
@@ -267,6 +278,35 @@ def test_a_block_that_waits_for_who_waits_for_it(run: Any) -> None:
             await insert("kept")
 
     assert run(work()) == ["kept"]
+
+
+def test_a_queue_that_is_longer_than_the_timeout(run: Any) -> None:
+    """Who waits is patient as long as the others get on."""
+
+    async def work() -> None:
+        async with sql.atransaction(ALIAS), patience(2):
+            await asyncio.gather(*(nested(str(number), inside=lambda: asyncio.sleep(0.7)) for number in range(4)))
+
+    assert len(run(work())) == 8
+
+
+def test_a_statement_that_is_longer_than_the_timeout(run: Any) -> None:
+    """It awaits nobody, so others wait for it as long as it takes; the source of a COPY may await them."""
+
+    async def work() -> None:
+        async with sql.atransaction(ALIAS), patience(0.4):
+            await asyncio.gather(sql.aexecute("SELECT pg_sleep(1.5)", using=ALIAS), insert("one"), nested("two"))
+
+        async def records() -> AsyncIterator[Any]:
+            yield ["three"]
+            with pytest.raises(UnsafeStatement, match=r"acopy_records\(\) in the same"):
+                await asyncio.create_task(insert("lost"))
+            yield ["four"]
+
+        async with sql.atransaction(ALIAS), patience(0.4):
+            await sql.acopy_records("notes_tag", records(), columns=["name"], using=ALIAS)
+
+    assert run(work()) == ["four", "one", "three", "two begins", "two ends"]
 
 
 def test_a_copy_from_the_same_transaction(run: Any) -> None:
