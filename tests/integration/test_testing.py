@@ -565,6 +565,14 @@ def test_mark(tenant, number):
 def test_fields(tenant):
     assert (tenant.schema_name, Note.objects.count()) == ("tenant_tenant", 0)
 
+@pytest.mark.tenant(module="lab")
+def test_commits(transactional_db, tenant):
+    Sample.objects.create(owner=tenant)
+
+@pytest.mark.tenant(module="lab")
+def test_behind_it(tenant):
+    assert (Tenant.objects.count(), Sample.objects.count()) == (1, 0)
+
 def test_factory(tenant_factory):
     with tenant_context(tenant_factory("acme", module="lab")), pytest.raises(ProgrammingError) as raised:
         Note.objects.count()
@@ -590,9 +598,9 @@ def test_tenant_types(project: Project) -> None:
         "PG_TENANTS = {**PG_TENANTS, 'MODULES': {**MODULES, 'lab': {'apps': ['lab']}}}\n",
     )
     project.write("test_types.py", TYPES)
-    project.passes("-n", "2", count=4)
+    project.passes("-n", "2", count=6)
     project.write("test_unnamed.py", "def test_it(tenant):\n    pass\n")
     code, output = project.run("pytest", "-q")
     assert code == 1
-    assert "4 passed, 1 error" in output
+    assert "6 passed, 1 error" in output
     assert "@pytest.mark.tenant(module='tenant')" in output
