@@ -15,9 +15,12 @@ from django.apps import apps
 from django.db import DEFAULT_DB_ALIAS
 
 from pg_tenants.exceptions import WrongTenant
-from pg_tenants.instances import TenantAlias, checked_manager, replace, schema_of_app
+from pg_tenants.instances import TenantAlias, checked_manager, place_of_app, replace
 
 __all__ = ["SchemaCache", "install"]
+
+Place = tuple[str, str | None] | None
+"""A schema and whose it is; None for rows that all share."""
 
 
 class SchemaCache(MutableMapping[Any, Any]):
@@ -31,18 +34,18 @@ class SchemaCache(MutableMapping[Any, Any]):
 
     def __init__(self, app_label: str, *, by_alias: bool, kept: int = 512):
         self._app_label, self._by_alias, self._kept = app_label, by_alias, kept
-        self._entries: OrderedDict[tuple[str | None, Any], Any] = OrderedDict()
+        self._entries: OrderedDict[tuple[Place, Any], Any] = OrderedDict()
 
-    def _key(self, key: Any) -> tuple[str | None, Any]:
-        schema = schema_of_app(self._app_label, key if self._by_alias else DEFAULT_DB_ALIAS)
+    def _key(self, key: Any) -> tuple[Place, Any]:
+        place = place_of_app(self._app_label, key if self._by_alias else DEFAULT_DB_ALIAS)
         if type(key) is TenantAlias:
-            if schema is not None and key.schema != schema:
+            if place is not None and not key.is_of(*place):
                 raise WrongTenant(
-                    f"The {self._app_label} of the schema {schema!r} were asked for an instance that was loaded from "
+                    f"The {self._app_label} of the schema {place[0]!r} were asked for an instance that was loaded from "
                     f"{key.schema!r}. Use it within the context of {key.schema!r}, or load the one that is meant."
                 )
             key = str(key)
-        return schema, key
+        return place, key
 
     def __getitem__(self, key: Any) -> Any:
         full = self._key(key)

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, transaction
 
-from pg_tenants.backends.prefix import quote
+from pg_tenants.backends.prefix import path_text, quote
 from pg_tenants.context import no_schema
 from pg_tenants.exceptions import SchemaDoesNotExist
 from pg_tenants.schemas import tenant_connection
@@ -126,7 +126,7 @@ def describe(
             raise SchemaDoesNotExist(
                 f"There is no schema {schema!r} in the database to compare. Name one that 'list_tenants' shows."
             )
-        execute(f"SET LOCAL search_path = {', '.join(map(quote, (schema, *beside)))}")
+        execute(f"SET LOCAL search_path = {path_text((schema, *beside))}")
         rows = execute(_objects(oids.values(), ignore)).fetchall()
         # Nothing was written; so the path is as it was, for triggers that wait for the end of the transaction.
         transaction.set_rollback(True, using=using)

@@ -39,13 +39,15 @@ class ActiveSchema(NamedTuple):
     """What is active: the schema's name, its module where that is known, and the tenant where there is one.
 
     ``as_owner`` says that statements keep the rights of the connection's own role, where ``PG_TENANTS["ROLES"]`` has
-    them take on that of the tenant.
+    them take on that of the tenant. ``identity`` tells the tenant from others that had or will have a schema of the
+    same name; each statement proves it. None means whichever has the name.
     """
 
     schema_name: str
     module: str | None = None
     tenant: Any = None
     as_owner: bool = False
+    identity: str | None = None
 
 
 class _Entry:
@@ -58,8 +60,8 @@ class _Entry:
         self.schema_name = None if active is None else active.schema_name
         # What the prefix of a statement depends on: the module says in which database the schema is.
         self.key: Hashable = self.schema_name
-        if active is not None and (active.module or active.as_owner):
-            self.key = (active.schema_name, active.module, active.as_owner)
+        if active is not None and (active.module or active.as_owner or active.identity):
+            self.key = (active.schema_name, active.module, active.as_owner, active.identity)
 
 
 current: ContextVar[_Entry | None] = ContextVar("pg_tenants_active_schema", default=None)
@@ -305,4 +307,5 @@ def _target_of(tenant: Any) -> ActiveSchema:
     schema_name = getattr(tenant, "schema_name", None)
     if isinstance(tenant, str) or not isinstance(schema_name, str) or not schema_name:
         raise TypeError(f"{tenant!r} is no tenant: it has no schema_name. Use schema_context for a schema's name.")
-    return ActiveSchema(schema_name, getattr(tenant, "module", None) or None, tenant)
+    identity = getattr(tenant, "schema_identity", None)
+    return ActiveSchema(schema_name, getattr(tenant, "module", None) or None, tenant, identity=identity)

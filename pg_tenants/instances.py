@@ -25,11 +25,11 @@ from django.db.models.sql import Query
 from django.dispatch import receiver
 
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
-from pg_tenants.context import active, current_schema
+from pg_tenants.context import active
 from pg_tenants.exceptions import WrongTenant
 from pg_tenants.modules import registry
 
-__all__ = ["TenantAlias", "check", "check_pair", "checked_manager", "install", "replace", "schema_of_app"]
+__all__ = ["TenantAlias", "check", "check_pair", "checked_manager", "install", "place_of_app", "replace"]
 
 _ALIASES_KEPT = 4096
 _ELSEWHERE = object()
@@ -37,36 +37,44 @@ _ELSEWHERE = object()
 
 
 class TenantAlias(str):
-    """A database alias and the schema that was active when it was asked for; it equals the plain alias."""
+    """A database alias and the schema that was active when it was asked for; it equals the plain alias.
 
-    __slots__ = ("schema",)
+    Where it is known whose schema it was, ``identity`` tells it from a later one of the same name.
+    """
+
+    __slots__ = ("identity", "schema")
     schema: str
+    identity: str | None
 
     @classmethod
-    def of(cls, alias: str, schema: str) -> TenantAlias:
+    def of(cls, alias: str, schema: str, identity: str | None = None) -> TenantAlias:
         """Return the alias with its schema; equal ones are mostly one object."""
-        found = _aliases.get((alias, schema))
+        found = _aliases.get((alias, schema, identity))
         if found is None:
             if len(_aliases) >= _ALIASES_KEPT:
                 _aliases.clear()
             found = cls(alias)
-            found.schema = schema
-            _aliases[str(alias), schema] = found
+            found.schema, found.identity = schema, identity
+            _aliases[str(alias), schema, identity] = found
         return found
 
+    def is_of(self, schema: object, identity: str | None) -> bool:
+        """Return whether it is of this schema, as far as is known."""
+        return self.schema == schema and (self.identity == identity or self.identity is None or identity is None)
+
     def __reduce__(self) -> Any:
-        return TenantAlias.of, (str(self), self.schema)
+        return TenantAlias.of, (str(self), self.schema, self.identity)
 
 
-_aliases: dict[tuple[str, str], TenantAlias] = {}
+_aliases: dict[tuple[str, str, str | None], TenantAlias] = {}
 _bound: dict[str, tuple[object, object, object]] = {}
 
 
-def _schema_on(alias: str) -> object:
-    """Return the schema that statements through an alias work in now, None for none."""
+def _place_on(alias: str) -> tuple[object, str | None]:
+    """Return the schema that statements through an alias work in now, None for none, and whose it is."""
     settings = connections.settings.get(alias)
     if settings is None:
-        return _ELSEWHERE
+        return _ELSEWHERE, None
     options = settings["OPTIONS"].get("tenants")
     known = _bound.get(alias)
     if known is None or known[0] is not settings or known[1] is not options:
@@ -74,7 +82,10 @@ def _schema_on(alias: str) -> object:
         ours = isinstance(connection, TenantDatabaseWrapperMixin)
         known = (settings, options, connection.tenant_options.schema if ours else _ELSEWHERE)
         _bound[str(alias)] = known
-    return known[2] or current_schema()
+    if known[2]:
+        return known[2], None
+    target = active()
+    return (None, None) if target is None else (target.schema_name, target.identity)
 
 
 _tenant_apps: frozenset[str] | None = None
@@ -100,16 +111,16 @@ def _forget_tenant_apps(setting: str, **kwargs: Any) -> None:
         _tenant_apps = None
 
 
-def schema_of_app(app_label: str, alias: str) -> str | None:
-    """Return the schema whose copy of an app's tables an alias reaches now.
+def place_of_app(app_label: str, alias: str) -> tuple[str, str | None] | None:
+    """Return the schema whose copy of an app's tables an alias reaches now, and whose it is, as far as is known.
 
     It is None where there is one copy for all, or nothing is active.
     """
     modules = registry()
     if modules is None or app_label not in modules.tenant_apps:
         return None
-    schema = _schema_on(alias)
-    return schema if isinstance(schema, str) else None
+    schema, identity = _place_on(alias)
+    return (schema, identity) if isinstance(schema, str) else None
 
 
 def check(instance: Any, alias: str | None = None, *, idle: bool = False) -> None:
@@ -129,14 +140,13 @@ def check(instance: Any, alias: str | None = None, *, idle: bool = False) -> Non
     loaded = getattr(state, "db", None)
     if type(loaded) is not TenantAlias or state.adding or not _is_per_tenant(instance):
         return
-    here = _schema_on(alias or loaded)
-    if here is _ELSEWHERE or here == loaded.schema or (idle and here is None):
+    here, identity = _place_on(alias or loaded)
+    if here is _ELSEWHERE or loaded.is_of(here, identity) or (idle and here is None):
         return
-    active = f"the schema {here!r} is active" if here else "no tenant is active"
     raise WrongTenant(
-        f"{_name(instance)} was loaded from the schema {loaded.schema!r}, and {active}. Use it within the context of "
-        f"{loaded.schema!r}, or load the one that is meant. To copy it, set its pk to None and its _state.adding to "
-        "True, and its relations anew."
+        f"{_name(instance)} was loaded from the schema {loaded.schema!r}, and {_said(here, identity, loaded)}. Use it "
+        f"within the context of {loaded.schema!r}, or load the one that is meant. To copy it, set its pk to None and "
+        "its _state.adding to True, and its relations anew."
     )
 
 
@@ -150,7 +160,7 @@ def check_pair(first: Any, second: Any) -> None:
     if (
         type(one.db) is TenantAlias
         and type(other.db) is TenantAlias
-        and one.db.schema != other.db.schema
+        and not one.db.is_of(other.db.schema, other.db.identity)
         and not (one.adding or other.adding)
         and _is_per_tenant(first)
         and _is_per_tenant(second)
@@ -175,6 +185,12 @@ def check_written(instance: Any, alias: str) -> None:
             check(field.get_cached_value(instance), alias)
 
 
+def _said(here: object, identity: str | None, loaded: TenantAlias) -> str:
+    if here == loaded.schema:
+        return f"the active one of that name is another tenant's: its key is {identity!r}, not {loaded.identity!r}"
+    return f"the schema {here!r} is active" if here else "no tenant is active"
+
+
 def _name(instance: Any) -> str:
     # Not by str(), which may ask the database.
     return f"The {instance._meta.label} with the primary key {instance.pk!r}"
@@ -182,10 +198,8 @@ def _name(instance: Any) -> str:
 
 def _marked(model: Any, alias: str) -> str:
     """Return the alias for statements on a model's table now, with their schema."""
-    schema = _schema_on(alias) if _is_per_tenant(model) else None
-    if isinstance(schema, str):
-        return TenantAlias.of(alias, schema)
-    return str(alias)
+    schema, identity = _place_on(alias) if _is_per_tenant(model) else (None, None)
+    return TenantAlias.of(alias, schema, identity) if isinstance(schema, str) else str(alias)
 
 
 # -- what is replaced -------------------------------------------------------------------------------------------------
@@ -258,15 +272,15 @@ class _Alias(property):
                 return str(alias)
             if queryset._hints:
                 check(queryset._hints.get("instance"), alias)
-            schema = _schema_on(alias)
+            schema, identity = _place_on(alias)
             given = queryset._db
-            if type(given) is TenantAlias and given.schema != schema and schema is not _ELSEWHERE:
+            if type(given) is TenantAlias and schema is not _ELSEWHERE and not given.is_of(schema, identity):
                 raise WrongTenant(
                     f"A query on {model._meta.label} has the database alias of an instance that was loaded from the "
-                    f"schema {given.schema!r}, and {f'{schema!r} is active' if schema else 'no tenant is active'}. "
+                    f"schema {given.schema!r}, and {_said(schema, identity, given)}. "
                     f"Make it within the context of {given.schema!r}, or name the alias as text."
                 )
-            return TenantAlias.of(alias, schema) if isinstance(schema, str) else str(alias)
+            return TenantAlias.of(alias, schema, identity) if isinstance(schema, str) else str(alias)
 
         super().__init__(db, doc=original.__doc__)
 
@@ -355,7 +369,8 @@ def _value_of_filter(original: Callable[..., None]) -> Callable[..., None]:
 def checked_manager(factory: Callable[..., Any]) -> Callable[..., Any]:
     """Return a factory of related managers whose methods look at the instances that they are given.
 
-    Django compares these by primary key where it removes or replaces them, and tells nobody about it.
+    Django compares these by primary key where it removes or replaces them, and a generic relation adds them by it as
+    well; nobody is told about that.
     """
 
     @functools.wraps(factory)
@@ -375,7 +390,7 @@ def checked_manager(factory: Callable[..., Any]) -> Callable[..., Any]:
 
             return method
 
-        methods = {name: checked(name) for name in ("remove", "set") if hasattr(manager, name)}
+        methods = {name: checked(name) for name in ("add", "remove", "set") if hasattr(manager, name)}
         return type(manager.__name__, (manager,), {**methods, "__module__": manager.__module__})
 
     return make

@@ -19,9 +19,9 @@ from django.template.exceptions import TemplateDoesNotExist
 from django.urls import get_script_prefix, set_script_prefix
 from django.utils.cache import patch_vary_headers
 
-from pg_tenants import conf
+from pg_tenants import conf, lookups
 from pg_tenants.context import ActiveContext, ActiveSchema, current_tenant, tenant_context
-from pg_tenants.exceptions import ConfigurationError, TenantNotFound
+from pg_tenants.exceptions import ConfigurationError, SchemaDoesNotExist, TenantNotFound
 from pg_tenants.hosts import answered
 from pg_tenants.resolvers import (
     TenantResolver,
@@ -112,6 +112,11 @@ class TenantMiddleware(_Middleware):
         async with context:
             response = await self.get_response(request)
             return _finish(response, context)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> None:
+        """Forget what lookups have kept where a schema is not that of its tenant: another process has changed it."""
+        if isinstance(exception, SchemaDoesNotExist):
+            lookups.forget()
 
 
 class PrimaryDomainMiddleware(_Middleware):

@@ -255,7 +255,8 @@ class TenantMixin(models.Model):
             UnsafeStatement: the schema's name, the module or the status of an existing tenant was changed.
         """
         using = kwargs.get("using")
-        if self._state.adding:
+        # Django does not mark an instance that it has deleted as new, but takes its key.
+        if self._state.adding or self.pk is None:
             save_row = functools.partial(super().save, *args, **kwargs)
             provisioning.create(self, save_row, using=using, provision=provision, adopt=adopt)
             return
@@ -455,6 +456,17 @@ class TenantMixin(models.Model):
     for _changes in _changing:
         _changes.alters_data = True
     del _changing, _changes
+
+    @property
+    def schema_identity(self) -> str | None:
+        """What tells the tenant from others that had or will have a schema of the same name: its primary key, as text.
+
+        Each statement in ``tenant_context(tenant)`` proves it. It is None for an instance that was never saved, which
+        stands for whichever tenant has the name; one that was deleted keeps what it was.
+        """
+        field = self._meta.get_field("schema_name").model._meta.pk
+        key = getattr(self, field.attname)
+        return self.__dict__.get("_identity_before") if key is None else str(field.to_python(key))
 
     @property
     def is_active(self) -> bool:

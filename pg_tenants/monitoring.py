@@ -53,7 +53,8 @@ _SESSIONS = """
 SELECT a.pid, a.state, a.application_name, extract(epoch FROM pg_catalog.now() - a.query_start)::float8,
     (SELECT n.nspname FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE l.pid = a.pid AND l.locktype = 'relation' AND c.relname = %s LIMIT 1)
+        WHERE l.pid = a.pid AND l.locktype = 'relation' AND pg_catalog.starts_with(c.relname::text, %s)
+        LIMIT 1)
 FROM pg_catalog.pg_stat_activity a
 WHERE a.datname = pg_catalog.current_database() AND a.usesysid IS NOT NULL
     AND COALESCE(a.backend_type, 'client backend') = 'client backend' AND a.pid <> pg_catalog.pg_backend_pid()

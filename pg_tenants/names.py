@@ -23,7 +23,9 @@ __all__ = [
     "SQL_HISTORY_TABLE",
     "TEMPLATES_TABLE",
     "group_role_name",
+    "is_own_table",
     "is_scratch",
+    "marker_name",
     "normalize_host",
     "physical_name",
     "role_name",
@@ -32,7 +34,9 @@ __all__ = [
 ]
 
 MARKER_TABLE = "pg_tenants_marker"
-"""The table that each schema of ours has from its first moment; locking it proves that the schema is there."""
+"""The table that each schema of ours has from its first moment; locking it proves that the schema is there.
+
+A tenant's schema has a second one under it, whose name begins so and says which tenant's it is."""
 
 SQL_HISTORY_TABLE = "pg_tenants_sql_migrations"
 """The table of the SQL files that were run in a schema; it is there once one was."""
@@ -143,6 +147,26 @@ def physical_name(schema: str, worker: str = "") -> str:
             f"{_IDENTIFIER_BYTES}, or a NUL, so PostgreSQL would take another schema for it. Choose a shorter name."
         )
     return name
+
+
+def marker_name(identity: str | None = None) -> str:
+    """Return the name of the table that proves that a schema is there; with an identity, that it is that tenant's.
+
+    Args:
+        identity: what tells the tenant from others that had or will have the same schema's name: its primary key.
+    """
+    if identity is None:
+        return MARKER_TABLE
+    name = f"{MARKER_TABLE}_{identity}"
+    if len(name.encode()) <= _IDENTIFIER_BYTES and identity.isprintable():
+        return name
+    # The other form has an underscore in this place.
+    return f"{MARKER_TABLE}~{hashlib.sha256(identity.encode()).hexdigest()[: _HASH_DIGITS * 2]}"
+
+
+def is_own_table(name: str) -> bool:
+    """Return whether a table of this name is the package's, and no part of a project."""
+    return name in OWN_TABLES or name.startswith(MARKER_TABLE)
 
 
 def scratch_name() -> str:

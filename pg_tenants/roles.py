@@ -26,13 +26,14 @@ from pg_tenants.backends.prefix import quote
 from pg_tenants.context import no_schema
 from pg_tenants.exceptions import SchemaDoesNotExist, SchemaNotPermitted, TenantInUse
 from pg_tenants.modules import registry
-from pg_tenants.names import LOGINS, SHARED, group_role_name, role_name
+from pg_tenants.names import LOGINS, READY_TABLE, SHARED, TEMPLATES_TABLE, group_role_name, role_name
 
 __all__ = [
     "RoleState",
     "drop",
     "ensure",
     "ensure_shared",
+    "keep_out",
     "leftovers",
     "may_create",
     "remove",
@@ -43,8 +44,10 @@ __all__ = [
 _MAKING_GROUPS = 0x70677472
 """The advisory lock under which the group roles are made."""
 
-_TENANT = {"TABLE": "ALL", "SEQUENCE": "ALL", "ROUTINE": "EXECUTE"}
+# Not ALL: with TRIGGER, a tenant's role could have code of its own run as the owner, when a migration writes rows.
+_TENANT = {"TABLE": "SELECT, INSERT, UPDATE, DELETE, TRUNCATE", "SEQUENCE": "ALL", "ROUTINE": "EXECUTE"}
 _SHARED = {"TABLE": "SELECT, INSERT, UPDATE, DELETE", "SEQUENCE": "USAGE, SELECT, UPDATE", "ROUTINE": "EXECUTE"}
+_PRIVATE = (READY_TABLE, TEMPLATES_TABLE)
 _KINDS = {"TABLE": "TABLES", "SEQUENCE": "SEQUENCES", "ROUTINE": "FUNCTIONS"}
 
 
@@ -99,6 +102,19 @@ def ensure_shared(*, using: str = DEFAULT_DB_ALIAS) -> bool:
         return False
     with _atomic(using) as cursor:
         return _ensure_shared(cursor, _Names.read(cursor), using)
+
+
+def keep_out(*, using: str = DEFAULT_DB_ALIAS) -> None:
+    """Take away what tenants' roles got on this package's own tables, whose rows are run as the owner.
+
+    It is called where such a table was made: rights on new tables come by themselves.
+
+    Raises:
+        SchemaNotPermitted: the database role does not own them.
+    """
+    if tenant_connection(using).uses_roles:
+        with _atomic(using) as cursor:
+            _keep_out(cursor, _Names.read(cursor))
 
 
 def states(schemas: Collection[str], *, using: str = DEFAULT_DB_ALIAS) -> list[RoleState]:
@@ -206,6 +222,9 @@ def remove(role: str, *, using: str = DEFAULT_DB_ALIAS) -> None:
 _GRANTS_HAVE_OPTIONS = 160000
 """The server version since which a membership says whether its rights are inherited, and whether it may be taken on."""
 
+_HAS_MAINTAIN = 170000
+"""The server version since which VACUUM, REFRESH MATERIALIZED VIEW and the like are a right."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Names:
@@ -298,7 +317,21 @@ def _ensure_shared(cursor: Any, names: _Names, using: str) -> bool:
             changed = _grant_usage(cursor, schema, names.shared) or changed
         elif _there_schema(cursor, schema):
             changed = _grant_schema(cursor, schema, names.shared, _SHARED, owned=True) or changed
-    return changed
+    return _keep_out(cursor, names) or changed
+
+
+def _keep_out(cursor: Any, names: _Names) -> bool:
+    cursor.execute(
+        "SELECT DISTINCT c.relname FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_class c"
+        " ON c.relnamespace = n.oid, pg_catalog.aclexplode(c.relacl) a JOIN pg_catalog.pg_roles r ON r.oid = a.grantee"
+        " WHERE n.nspname = 'public' AND c.relname = ANY(%s) AND r.rolname = %s",
+        [list(_PRIVATE), names.shared],
+    )
+    found = [f"public.{table}" for (table,) in cursor.fetchall()]
+    for table in found:
+        with _permitted(cursor, f"take back rights on the table {table}"):
+            cursor.execute(f"REVOKE ALL ON {table} FROM {quote(names.shared)}")
+    return bool(found)
 
 
 def _shared_schemas(using: str) -> dict[str, bool]:
@@ -331,7 +364,8 @@ def _ensure(cursor: Any, names: _Names, schema: str) -> bool:
             made = True
         if made or _NO_LOGINS in lacking:
             _grant_role(cursor, role, quote(names.logins), inherit=False)
-        _grant_schema(cursor, schema, role, _TENANT, owned=False)
+        maintain = ", MAINTAIN" if cursor.db.pg_version >= _HAS_MAINTAIN else ""
+        _grant_schema(cursor, schema, role, {**_TENANT, "TABLE": f"{_TENANT['TABLE']}{maintain}"}, owned=False)
         if made or _NO_SHARED in lacking:
             # The last one: until the transaction ends, it keeps other tenants from doing the same.
             _grant_role(cursor, names.shared, quote(role), inherit=True)
@@ -430,6 +464,7 @@ SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
     pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name
 FROM pg_catalog.pg_class c
 WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+    AND NOT (n.nspname = 'public' AND c.relname IN ({private}))
     AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(c.relacl) a WHERE a.grantee = r.oid)
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend
         WHERE classid = c.tableoid AND objid = c.oid AND deptype = 'e')
@@ -442,9 +477,10 @@ WHERE p.pronamespace = n.oid AND NOT has_function_privilege(r.oid, p.oid, 'EXECU
         WHERE classid = p.tableoid AND objid = p.oid AND deptype = 'e')
     AND (NOT {owned} OR pg_has_role(p.proowner, 'USAGE'))
 """
+_PRIVATE_TEXT = ", ".join(f"'{table}'" for table in _PRIVATE)
 _LACKING = f"""
 SELECT o.kind, o.name FROM pg_catalog.pg_namespace n, pg_catalog.pg_roles r,
-    LATERAL ({_OBJECTS.format(owned="%(owned)s")}) o
+    LATERAL ({_OBJECTS.format(owned="%(owned)s", private=_PRIVATE_TEXT)}) o
 WHERE n.nspname = %(schema)s AND r.rolname = %(role)s ORDER BY 1, 2
 """  # noqa: S608  # no value is in it
 _STATES = f"""
@@ -454,7 +490,7 @@ SELECT n.nspname, s.role, r.oid IS NOT NULL,
     EXISTS (SELECT FROM pg_catalog.pg_default_acl d, pg_catalog.aclexplode(d.defaclacl) a
         WHERE d.defaclnamespace = n.oid AND a.grantee = r.oid),
     coalesce(pg_has_role(r.oid, g.oid, 'USAGE'), false),
-    NOT EXISTS ({_OBJECTS.format(owned="false")})
+    NOT EXISTS ({_OBJECTS.format(owned="false", private=_PRIVATE_TEXT)})
 FROM unnest(%(schemas)s::text[], %(roles)s::text[]) AS s(schema, role)
 JOIN pg_catalog.pg_namespace n ON n.nspname = s.schema
 LEFT JOIN pg_catalog.pg_roles r ON r.rolname = s.role

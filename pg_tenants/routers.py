@@ -25,7 +25,13 @@ class TenantRouter:
     """Places models and migrations by their modules. The tables of apps in no module are made nowhere."""
 
     def db_for_read(self, model: type[Model], **hints: Any) -> str | None:
-        """Return the alias of the model's module; None where all modules share one."""
+        """Return the alias of the model's module; None where all modules share one.
+
+        Raises:
+            WrongTenant: what is to be read belongs to an instance that was loaded in another tenant.
+        """
+        if hints:
+            check(hints.get("instance"), idle=True)
         return _choice(model)
 
     def db_for_write(self, model: type[Model], **hints: Any) -> str | None:

@@ -4,12 +4,14 @@ The role of a tenant's schema is dropped and renamed with it, in the same transa
 at the end of what fills the schema: making it locks what other tenants' creation needs until the transaction ends.
 
 A schema of ours has a marker table. Each statement of a tenant holds a lock on it, so dropping and renaming wait for
-the statements that run, and the ones after them find nothing instead of another schema.
+the statements that run, and the ones after them find nothing instead of another schema. A tenant's schema has a second
+marker, named by the tenant's identity, which inherits from the first: that one is locked where it is known whose schema
+is meant, so that a later schema of the same name is not taken for it. Locking the first one locks both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -28,9 +30,21 @@ from pg_tenants.exceptions import (
     SchemaNotPermitted,
     TenantInUse,
 )
-from pg_tenants.names import MARKER_TABLE, READY_PREFIX
+from pg_tenants.names import MARKER_TABLE, READY_PREFIX, marker_name
 
-__all__ = ["create", "drop", "exists", "is_ready", "list", "lock", "rename", "table_exists", "tenant_connection"]
+__all__ = [
+    "assign",
+    "assign_missing",
+    "create",
+    "drop",
+    "exists",
+    "is_ready",
+    "list",
+    "lock",
+    "rename",
+    "table_exists",
+    "tenant_connection",
+]
 
 _REFERRING_OUTWARD = """
 SELECT DISTINCT r.relname
@@ -96,6 +110,71 @@ def create(schema: str, *, using: str = DEFAULT_DB_ALIAS, if_not_exists: bool = 
                 ) from exc
             raise
     return not there
+
+
+def assign(schema: str, identity: str | None, *, using: str = DEFAULT_DB_ALIAS) -> None:
+    """Say whose a schema of ours is: statements of another tenant of the same name find no schema then.
+
+    Args:
+        schema: the schema.
+        identity: the tenant's ``schema_identity``; None for a schema that is nobody's.
+        using: the database alias.
+
+    Raises:
+        SchemaDoesNotExist: it is not there, or has no marker.
+    """
+    name = tenant_connection(using).physical_schema(schema)
+    with _no_schema_atomic(using), tenant_connection(using).cursor() as cursor:
+        cursor.execute(_ASSIGNED, [f"{quote(name)}.{MARKER_TABLE}"])
+        is_there, assigned = cursor.fetchone()
+        if not is_there:
+            raise _missing(name)
+        for one in assigned:
+            if identity is None or one != marker_name(identity):
+                cursor.execute(f"DROP TABLE {quote(name)}.{quote(one)}")
+        if identity is not None:
+            cursor.execute(_belonging(name, identity))
+
+
+_ASSIGNED = """
+SELECT m.oid IS NOT NULL, ARRAY(SELECT c.relname::text FROM pg_catalog.pg_inherits i
+    JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = m.oid)
+FROM (SELECT pg_catalog.to_regclass(%s) AS oid) m
+"""
+
+
+_TOGETHER = 100
+"""How many schemas are assigned in one transaction: each takes a few locks."""
+
+_UNASSIGNED = """
+SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relname = %s AND c.relkind = 'r' AND n.nspname = ANY(%s)
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid)
+ORDER BY 1
+"""
+
+
+def assign_missing(identities: Mapping[str, str], *, using: str = DEFAULT_DB_ALIAS) -> Sequence[str]:
+    """Say whose those schemas of ours are that are nobody's yet, and return their names.
+
+    Args:
+        identities: tenants' ``schema_identity``, by their schemas.
+        using: the database alias.
+    """
+    connection = tenant_connection(using)
+    names = {connection.physical_schema(schema): schema for schema in identities}
+    with no_schema(), connection.cursor() as cursor:
+        cursor.execute(_UNASSIGNED, [MARKER_TABLE, [*names]])
+        found = [name for (name,) in cursor.fetchall()]
+        for start in range(0, len(found), _TOGETHER):
+            statements = (_belonging(name, identities[names[name]]) for name in found[start : start + _TOGETHER])
+            cursor.execute("; ".join(statements))
+    return [names[name] for name in found]
+
+
+def _belonging(name: str, identity: str) -> str:
+    marker = f"{quote(name)}.{MARKER_TABLE}"
+    return f"CREATE TABLE IF NOT EXISTS {quote(name)}.{quote(marker_name(identity))} () INHERITS ({marker})"
 
 
 def drop(schema: str, *, using: str = DEFAULT_DB_ALIAS, if_exists: bool = False) -> bool:
@@ -250,7 +329,8 @@ def _lock(cursor: Any, name: str) -> bool:
     cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [marker])
     if not cursor.fetchone()[0]:
         return False
-    cursor.execute(f"LOCK TABLE ONLY {marker} IN ACCESS EXCLUSIVE MODE")
+    # With the one that inherits from it.
+    cursor.execute(f"LOCK TABLE {marker} IN ACCESS EXCLUSIVE MODE")
     return True
 
 

@@ -7,9 +7,9 @@ Source of the rules: PostgreSQL's documentation, "SQL Syntax: Lexical Structure"
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-__all__ = ["line_of", "quote", "split", "tokens"]
+__all__ = ["line_of", "path_text", "quote", "split", "tokens"]
 
 _WORDS = 4
 """How many words of a statement tell what it is, where only its kind matters."""
@@ -37,6 +37,15 @@ _COMMENT_EDGE = re.compile(rb"/\*|\*/")
 def quote(name: str) -> str:
     """Return an identifier as SQL text."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def path_text(schemas: Iterable[str], separator: str = ", ") -> str:
+    """Return a search path as SQL text: the schemas, and the session's temporary tables behind all of them.
+
+    Where a path does not name ``pg_temp``, PostgreSQL looks there first: a temporary table that one tenant's statement
+    has left on the session would stand before the next tenant's table of that name.
+    """
+    return separator.join(map(quote, (*schemas, "pg_temp")))
 
 
 def line_of(text: bytes, position: int) -> int:

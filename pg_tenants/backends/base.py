@@ -18,7 +18,7 @@ from django.utils.functional import cached_property
 
 from pg_tenants import conf
 from pg_tenants.access import wanted
-from pg_tenants.backends.connecting import attempt, connecting_class, connection_hint
+from pg_tenants.backends.connecting import attempt, connecting_class, connection_hint, watch
 from pg_tenants.backends.cursor import BACKEND_PID
 from pg_tenants.backends.errors import TenantCursorWrapper, TenantErrorWrapper
 from pg_tenants.backends.kinds import attach
@@ -117,7 +117,9 @@ class TenantDatabaseWrapperMixin(_Base):
             if len(self.prefixes) > _PREFIXES_KEPT:
                 self.prefixes.clear()
             role = self._role(proved) if self.uses_roles else None
-            prefix = self.prefixes[key] = build_prefix(self.search_path(schema), proved, role, self.own_role)
+            identity = None if entry is None or entry.active is None or options.schema else entry.active.identity
+            prefix = build_prefix(self.search_path(schema), proved, role, self.own_role, identity)
+            self.prefixes[key] = prefix
         return prefix
 
     def _reaches(self, target: ActiveSchema | None) -> bool:
@@ -280,9 +282,7 @@ class TenantDatabaseWrapperMixin(_Base):
             failed = type(exc)(f"{exc}\n{hint}")
             vars(failed)["connection_hint"] = hint
             raise failed.with_traceback(exc.__traceback__) from exc.__cause__
-        # What the prefix of the open transaction's last statement was: it tells when the transaction moves to another
-        # schema, and nothing else.
-        connection.tenant_path = None
+        watch(connection)
         return connection
 
     def read_options(self) -> None:

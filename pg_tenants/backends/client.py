@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db.backends.postgresql.client import DatabaseClient
 
-from pg_tenants.backends.prefix import quote
+from pg_tenants.backends.prefix import path_text
 from pg_tenants.exceptions import UnsafeStatement
 
 __all__ = ["TenantDatabaseClient"]
@@ -55,7 +55,7 @@ class TenantDatabaseClient(DatabaseClient):
     def _search_path(self) -> str:
         connection: Any = self.connection
         schema = connection.tenant_options.schema or connection.schema_here
-        return ",".join(map(quote, connection.search_path(schema)))
+        return path_text(connection.search_path(schema), ",")
 
 
 def _escape(value: str) -> str:

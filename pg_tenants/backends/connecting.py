@@ -3,21 +3,57 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
+from pg_tenants.backends.cursor import UNKNOWN_PATH
 from pg_tenants.conf import Retry
 from pg_tenants.databases import password_of
 from pg_tenants.exceptions import ConfigurationError
 
-__all__ = ["attempt", "connecting_class", "connection_hint"]
+__all__ = ["attempt", "connecting_class", "connection_hint", "watch", "watched_class"]
 
 T = TypeVar("T")
 
 _PASSING = ("starting up", "shutting down", "not yet accepting", "recovery", "too many", "remaining connection slots")
 """What a server that is there says when it may take the connection later."""
+
+_LOSES_PATH = re.compile(rb"(?:ROLLBACK|COMMIT)\b")
+
+
+@functools.cache
+def watched_class(base: Any) -> Any:
+    """Return a psycopg connection class that keeps what is remembered of the open transaction's path right.
+
+    Psycopg's own BEGIN, SAVEPOINT, ROLLBACK TO and so on, of ``connection.transaction()`` above all, are seen by no
+    cursor. They all are sent by a method that is private to psycopg; tests hold it on the oldest and newest version.
+    """
+
+    # One base alone: a connection that is open can be given no class that has several.
+    class Watched(base):  # type: ignore[misc]
+        tenant_path: Any = None
+        """The prefix of the open transaction's last statement: it tells when the transaction moves to another one."""
+
+        def _exec_command(self, command: Any, *args: Any, **kwargs: Any) -> Any:
+            if self.pgconn.transaction_status == TransactionStatus.IDLE:
+                self.tenant_path = None
+            elif isinstance(command, bytes) and _LOSES_PATH.match(command):
+                # In a pipeline the status does not tell that a transaction has ended; so COMMIT is one of them.
+                self.tenant_path = UNKNOWN_PATH
+            return super()._exec_command(command, *args, **kwargs)
+
+    return Watched
+
+
+def watch(connection: Any) -> None:
+    """Make an open psycopg connection such a one; that which a pool hands out again is."""
+    if not hasattr(connection, "tenant_path"):
+        connection.__class__ = watched_class(connection.__class__)
+    connection.tenant_path = None
 
 
 def attempt(connect: Callable[[], T], retry: Retry | None) -> T:

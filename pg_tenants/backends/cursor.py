@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-__all__ = ["BACKEND_PID", "KEEPS_PATH", "UNKNOWN_PATH", "Source", "TenantCursorMixin"]
+__all__ = ["BACKEND_PID", "UNKNOWN_PATH", "Source", "TenantCursorMixin"]
 
 COMMAND_OK, FATAL_ERROR = pq.ExecStatus.COMMAND_OK, pq.ExecStatus.FATAL_ERROR
 IDLE, INERROR = pq.TransactionStatus.IDLE, pq.TransactionStatus.INERROR

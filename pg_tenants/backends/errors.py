@@ -63,8 +63,8 @@ class TenantErrorWrapper(DatabaseErrorWrapper):
             exc_type = type(exc_value)
         schema = getattr(exc_value, "tenant_schema", None)
         if schema is not None and isinstance(exc_value, e.Error):
-            role = getattr(exc_value, "tenant_role", None)
-            raise _translated(exc_value, schema, role).with_traceback(traceback) from exc_value
+            role, identity = getattr(exc_value, "tenant_role", None), getattr(exc_value, "tenant_identity", None)
+            raise _translated(exc_value, schema, role, identity).with_traceback(traceback) from exc_value
         if isinstance(exc_value, e.ForeignKeyViolation) and (in_use := self._in_use(exc_value)) is not None:
             raise in_use.with_traceback(traceback) from exc_value
         try:
@@ -124,7 +124,9 @@ class TenantCursorWrapper(CursorWrapper):
         self.cursor.close()
 
 
-def _translated(exc: e.Error, schema: str, role: str | None) -> SchemaDoesNotExist | SchemaNotPermitted:
+def _translated(
+    exc: e.Error, schema: str, role: str | None, identity: str | None
+) -> SchemaDoesNotExist | SchemaNotPermitted:
     server = exc.diag.message_primary
     if isinstance(exc, e.InvalidParameterValue):
         return SchemaDoesNotExist(
@@ -144,6 +146,13 @@ def _translated(exc: e.Error, schema: str, role: str | None) -> SchemaDoesNotExi
         return SchemaNotPermitted(
             f"The database role may not use the active schema {schema!r} ({server}). Nothing was run. Grant it USAGE "
             "on the schema and SELECT on its tables, or connect as the schema's owner."
+        )
+    if identity is not None and isinstance(exc, e.UndefinedTable):
+        return SchemaDoesNotExist(
+            f"The schema {schema!r} in the database is not that of the tenant with the key {identity!r}, which was "
+            f"renamed or deleted, or whose row pg_tenants did not make ({server}). Nothing was run. Load the tenant "
+            "again by its key. Run migrate_schemas if the row was made by other means: it notes whose schemas are that "
+            "are nobody's."
         )
     return SchemaDoesNotExist(
         f"The active schema {schema!r} is not in the database, or pg_tenants did not make it ({server}). Nothing was "
@@ -201,7 +210,7 @@ def note_of_table(exc: e.UndefinedTable, prefix: Prefix) -> str | None:
 
 
 def _mark(exc: e.Error, prefix: Prefix) -> None:
-    vars(exc).update(tenant_schema=prefix.schema, tenant_role=prefix.role)
+    vars(exc).update(tenant_schema=prefix.schema, tenant_role=prefix.role, tenant_identity=prefix.identity)
 
 
 def with_own_position(exc: e.Error, result: PGresult, prefix: Prefix, own: str | None = None) -> e.Error:

@@ -7,7 +7,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pg_tenants.exceptions import SchemaDoesNotExist
-from pg_tenants.names import OWN_TABLES
+from pg_tenants.names import is_own_table
 
 if TYPE_CHECKING:
     from django.db.backends.postgresql.introspection import DatabaseIntrospection
@@ -51,7 +51,7 @@ class TenantIntrospectionMixin(_Base):
             if connection.tenant_options.schema is None or connection.in_atomic_block:
                 raise
             return []
-        return [table for table in found if table.name not in OWN_TABLES]
+        return [table for table in found if not is_own_table(table.name)]
 
     @_in_active_schema
     def get_table_description(self, cursor: Any, table_name: str) -> Any:

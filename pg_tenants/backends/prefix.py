@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pg_tenants.exceptions import UnsafeStatement
-from pg_tenants.names import MARKER_TABLE
-from pg_tenants.sqltext import quote, split
+from pg_tenants.names import MARKER_TABLE, marker_name
+from pg_tenants.sqltext import path_text, quote, split
 
 __all__ = [
     "EMPTY",
@@ -29,6 +29,7 @@ __all__ = [
     "build_prefix",
     "classify",
     "moving",
+    "path_text",
     "quote",
     "take_role",
     "with_settings",
@@ -78,6 +79,7 @@ class Prefix:
 
     Attributes:
         schema: the schema whose presence is proved, by its name in the database; None without an active one.
+        identity: that of the tenant whose schema it has to be; None for any of this name.
         role: the role that it takes on; empty for the connection's own, None where roles are not used.
         simple: goes before the statement in a message of the simple protocol.
         results: how many results ``simple`` yields.
@@ -91,6 +93,7 @@ class Prefix:
     """
 
     schema: str | None
+    identity: str | None
     role: str | None
     simple: bytes
     results: int
@@ -108,7 +111,13 @@ _CHANGED = "changed_meanwhile"
 """What the check of a pipeline calls a schema that was changed and brought back; the server finds none of that name."""
 
 
-def build_prefix(path: Sequence[str], schema: str | None, role: str | None = None, own_role: str = "") -> Prefix:
+def build_prefix(
+    path: Sequence[str],
+    schema: str | None,
+    role: str | None = None,
+    own_role: str = "",
+    identity: str | None = None,
+) -> Prefix:
     """Return the prefix for a search path.
 
     Args:
@@ -116,15 +125,17 @@ def build_prefix(path: Sequence[str], schema: str | None, role: str | None = Non
         schema: the one whose marker is locked; None for none.
         role: the role to take on; empty for the connection's own, None to leave roles alone.
         own_role: the connection's own role; empty for the one that its session began with.
+        identity: that of the tenant whose schema it has to be; None for any of this name.
     """
-    search_path = ", ".join(map(quote, path))
+    search_path = path_text(path)
     literal = "'" + search_path.replace("'", "''") + "'"
     # Before the marker's lock, which proves that the role may use the schema.
     assumed = kept = back = ""
     if role is not None:
         assumed, kept = f" {take_role(role or own_role)};", f" {take_role(role or own_role, local=False)};"
         back = f"{take_role(own_role, local=False)}; "
-    marker = "" if schema is None else f"{quote(schema)}.{MARKER_TABLE}"
+    own = MARKER_TABLE if identity is None else quote(marker_name(identity))
+    marker = "" if schema is None else f"{quote(schema)}.{own}"
     lock = f" LOCK TABLE ONLY {marker} IN ACCESS SHARE MODE;" if marker else ""
     # LOCK is refused in the implicit transaction of a pipeline by PostgreSQL 15; a scan takes the same lock.
     scan = f"EXISTS (SELECT FROM ONLY {marker} WHERE false)" if marker else ""
@@ -140,6 +151,7 @@ def build_prefix(path: Sequence[str], schema: str | None, role: str | None = Non
     key = advisory_key(schema or "")
     return Prefix(
         schema=schema,
+        identity=identity,
         role=role,
         simple=simple.encode(),
         results=1 + bool(assumed) + bool(marker),
@@ -186,6 +198,7 @@ def moving(prefix: Prefix) -> Prefix:
 
 EMPTY = Prefix(
     schema=None,
+    identity=None,
     role=None,
     simple=b"",
     results=0,

@@ -7,8 +7,9 @@ from django.db import connections
 from pg_tenants import conf
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
 from pg_tenants.exceptions import ConfigurationError
+from pg_tenants.resolvers import SessionResolver, resolvers
 
-__all__ = ["CSRF", "MIDDLEWARE", "SESSIONS", "is_ours", "options_of", "pgserver_aliases"]
+__all__ = ["CSRF", "MIDDLEWARE", "SESSIONS", "is_ours", "options_of", "pgserver_aliases", "resolves_by_session"]
 
 MIDDLEWARE = "pg_tenants.middleware.TenantMiddleware"
 SESSIONS = "django.contrib.sessions.middleware.SessionMiddleware"
@@ -40,3 +41,11 @@ def pgserver_aliases() -> list[str]:
         except ConfigurationError:
             continue  # E016 says why.
     return found
+
+
+def resolves_by_session() -> bool:
+    """Return whether a ``SessionResolver`` is among the resolvers: then one session is meant to serve all tenants."""
+    try:
+        return conf.get() is not None and any(isinstance(resolve, SessionResolver) for resolve in resolvers())
+    except ConfigurationError:
+        return False  # E017 says why.

@@ -12,9 +12,9 @@ from django.db import connections, router
 
 from pg_tenants import conf
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
-from pg_tenants.checks._common import CSRF, MIDDLEWARE, SESSIONS, is_ours
+from pg_tenants.checks._common import CSRF, MIDDLEWARE, SESSIONS, is_ours, resolves_by_session
 from pg_tenants.exceptions import ConfigurationError
-from pg_tenants.resolvers import SessionResolver, resolvers
+from pg_tenants.resolvers import resolvers
 from pg_tenants.routers import TenantRouter
 
 __all__ = ["check_installation"]
@@ -82,13 +82,13 @@ def _way_of_migrations(alias: str, connection: TenantDatabaseWrapperMixin) -> It
 def _middleware_order() -> Iterator[CheckMessage]:
     names = list(settings.MIDDLEWARE)
     sessions_first = _comes_before(names, SESSIONS, MIDDLEWARE)
-    if sessions_first and not _resolves_by_session():
+    if sessions_first and not resolves_by_session():
         yield Warning(
             "SessionMiddleware comes before TenantMiddleware, so sessions are read before the tenant is known.",
             hint=f"Move {MIDDLEWARE!r} to the top of MIDDLEWARE.",
             id="pg_tenants.W001",
         )
-    if _resolves_by_session() and MIDDLEWARE in names and not sessions_first:
+    if resolves_by_session() and MIDDLEWARE in names and not sessions_first:
         yield Error(
             "SessionResolver needs sessions, and SessionMiddleware does not come before TenantMiddleware.",
             hint=f"Put {SESSIONS!r} before {MIDDLEWARE!r}, and django.contrib.sessions into a fixed module.",
@@ -112,13 +112,6 @@ def _middleware_order() -> Iterator[CheckMessage]:
 
 def _comes_before(names: list[str], first: str, second: str) -> bool:
     return first in names and second in names and names.index(first) < names.index(second)
-
-
-def _resolves_by_session() -> bool:
-    try:
-        return conf.get() is not None and any(isinstance(resolve, SessionResolver) for resolve in resolvers())
-    except ConfigurationError:
-        return False  # E017 says why.
 
 
 def _shared_cache() -> Iterator[CheckMessage]:

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Warning  # noqa: A004  # Django's own names
 
 from pg_tenants import conf
-from pg_tenants.checks._common import MIDDLEWARE, SESSIONS
+from pg_tenants.checks._common import MIDDLEWARE, SESSIONS, resolves_by_session
 from pg_tenants.models import TenantMixin
 from pg_tenants.modules import registry
 
@@ -29,7 +29,8 @@ def check_surroundings(app_configs: Sequence[Any] | None = None, **kwargs: Any) 
 
 def _shared_caches() -> Iterator[CheckMessage]:
     users = []
-    if SESSIONS in settings.MIDDLEWARE and settings.SESSION_ENGINE in (f"{_ENGINES}cache", f"{_ENGINES}cached_db"):
+    engines = (f"{_ENGINES}cache", f"{_ENGINES}cached_db")
+    if SESSIONS in settings.MIDDLEWARE and settings.SESSION_ENGINE in engines and not resolves_by_session():
         users.append((settings.SESSION_CACHE_ALIAS, "sessions"))
     if any(name in settings.MIDDLEWARE for name in _CACHE_MIDDLEWARE):
         users.append((settings.CACHE_MIDDLEWARE_ALIAS, "the cache middleware"))
@@ -58,8 +59,9 @@ def _unbound_sessions() -> Iterator[CheckMessage]:
     modules, engine = registry(), settings.SESSION_ENGINE.removeprefix(_ENGINES)
     homes = modules.of_app("sessions") if modules else ()
     in_shared_table = bool(homes) and all(module.is_fixed for module in homes)
+    # A session that names the tenant is read before there is one, so it cannot be bound to it.
     shared = engine in ("file", "signed_cookies") or (engine in ("db", "cached_db") and in_shared_table)
-    if shared and SESSIONS in settings.MIDDLEWARE:
+    if shared and SESSIONS in settings.MIDDLEWARE and not resolves_by_session():
         yield Warning(
             f"Tenants share the sessions of {settings.SESSION_ENGINE!r}, so one's cookie is good for another's site.",
             hint=f"Set SESSION_ENGINE to 'pg_tenants.contrib.sessions.{engine}'.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Awaitable, Callable
 from io import BytesIO
 from typing import Any
@@ -11,9 +13,11 @@ from django.core.exceptions import DisallowedHost
 from django.core.handlers.asgi import ASGIRequest
 from django.utils.module_loading import import_string
 
-from pg_tenants.context import current_schema
+from pg_tenants.context import active
 from pg_tenants.exceptions import ConfigurationError, NoActiveTenant, TenantNotFound
 from pg_tenants.middleware import request_context
+from pg_tenants.modules import registry
+from pg_tenants.resolvers import tenant_by
 
 __all__ = ["NOT_ACTIVE", "NOT_FOUND", "TenantChannelLayer", "TenantMiddleware"]
 
@@ -22,6 +26,7 @@ NOT_FOUND = 4404
 NOT_ACTIVE = 4503
 """The code that a WebSocket is closed with where its tenant is not active."""
 
+_FITS = re.compile(r"[A-Za-z0-9_-]{1,16}")
 Application = Callable[[Any, Any, Any], Awaitable[Any]]
 
 
@@ -91,7 +96,7 @@ class TenantChannelLayer:
         Raises:
             NoActiveTenant: no tenant is active.
         """
-        await self._layer.group_add(_own(group), channel)
+        await self._layer.group_add(await _own(group), channel)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out of a group of the active tenant.
@@ -99,7 +104,7 @@ class TenantChannelLayer:
         Raises:
             NoActiveTenant: no tenant is active.
         """
-        await self._layer.group_discard(_own(group), channel)
+        await self._layer.group_discard(await _own(group), channel)
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
         """Send a message to a group of the active tenant.
@@ -107,15 +112,25 @@ class TenantChannelLayer:
         Raises:
             NoActiveTenant: no tenant is active.
         """
-        await self._layer.group_send(_own(group), message)
+        await self._layer.group_send(await _own(group), message)
 
 
-def _own(group: str) -> str:
-    schema = current_schema()
-    if schema is None:
+async def _own(group: str) -> str:
+    target, modules = active(), registry()
+    if target is None:
         raise NoActiveTenant(
             f"Which tenant's group {group!r} is meant cannot be told: none is active. Use tenant_context(tenant), or "
             "schema_context('public') for a group of no tenant."
         )
-    # No schema's name has a full stop, so no group of one is a group of another.
-    return f"{schema}.{group}"
+    identity = target.identity
+    if identity is None and not (modules and modules.of_schema(target.schema_name)):
+        tenant = await sync_to_async(tenant_by)("schema_name", target.schema_name)
+        identity = None if tenant is None else tenant.schema_identity
+    # No schema's name has a full stop, so no group of one is a group of another. A socket that is still open stays in
+    # the groups of its tenant, when the name is another one's.
+    return f"{target.schema_name}.{group}" if identity is None else f"{target.schema_name}.{_short(identity)}.{group}"
+
+
+def _short(identity: str) -> str:
+    """Return what stands for a key in a group's name, whose characters and length are limited."""
+    return identity if _FITS.fullmatch(identity) else hashlib.sha256(identity.encode()).hexdigest()[:16]

@@ -26,6 +26,7 @@ from pg_tenants.exceptions import MigrationFailed
 from pg_tenants.migrations._locks import nobody_waits
 from pg_tenants.migrations._pieces import erase_marks, has_own_way, in_pieces
 from pg_tenants.migrations._record import ModuleRecorder
+from pg_tenants.migrations._rendering import rendering_late
 from pg_tenants.migrations._sqlfiles import Key
 from pg_tenants.migrations._sqlhistory import checksums, record_alone
 from pg_tenants.migrations._sqlmigrations import SqlFileMigration, refuse_unknown_references, sql_file_migrations
@@ -261,7 +262,8 @@ class ModuleExecutor(MigrationExecutor):
         with self._transaction(changed):
             if fake and isinstance(migration, SqlFileMigration):
                 record_alone(self.connection, migration.step, "up")
-            result: ProjectState = super().apply_migration(state, changed, fake=fake, fake_initial=fake_initial)
+            late = rendering_late(changed)
+            result: ProjectState = super().apply_migration(state, late, fake=fake, fake_initial=fake_initial)
             self._forget(migration, fake)
         return result
 
@@ -329,7 +331,6 @@ class ModuleExecutor(MigrationExecutor):
             if not to_run:
                 break
             if migration in to_run:
-                state.apps  # noqa: B018  # rendered once, as Django's executor does
                 state = self.apply_migration(state, migration, fake=fake, fake_initial=fake_initial)
                 to_run.remove(migration)
             elif (migration.app_label, migration.name) in waiting and migration.app_label not in self.loader.own_apps:

@@ -73,20 +73,11 @@ def prune(
     report = Report()
     with direct(using):
         for target in targets:
-            result = SchemaResult(target.schema, target.module_names)
-            report.results.append(result)
             started = time.monotonic()
-            if target.problem or histories.get(target.schema) is None:
-                result.error = target.problem or MigrationFailed(
-                    f"The record of migrations of the schema {target.schema!r} cannot be read: it is not there, "
-                    "another "
-                    "session has locked it, or django_migrations is not as Django makes it. Run the command again."
-                )
-            else:
-                result.applied = [f"-{label}.{name}" for label, name in gone[target.schema]]
-                if not plan:
-                    result.error = _delete(target, gone[target.schema], using)
+            known = histories.get(target.schema) is not None
+            result = _prune_one(target, gone[target.schema], using, is_known=known, plan=plan)
             result.seconds = time.monotonic() - started
+            report.results.append(result)
             tell(
                 Event(
                     kind="done" if result.error is None else "failed",
@@ -97,6 +88,20 @@ def prune(
                 )
             )
     return report
+
+
+def _prune_one(target: Target, keys: list[Key], using: str, *, is_known: bool, plan: bool) -> SchemaResult:
+    result = SchemaResult(target.schema, target.module_names)
+    if target.problem or not is_known:
+        result.error = target.problem or MigrationFailed(
+            f"The record of migrations of the schema {target.schema!r} cannot be read: it is not there, another "
+            "session has locked it, or django_migrations is not as Django makes it. Run the command again."
+        )
+        return result
+    result.applied = [f"-{label}.{name}" for label, name in keys]
+    if not plan:
+        result.error = _delete(target, keys, using)
+    return result
 
 
 def _delete(target: Target, keys: list[Key], using: str) -> Exception | None:

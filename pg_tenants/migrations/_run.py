@@ -79,6 +79,11 @@ def apply(
     rest = [name for name in names if name not in fixed_names]
     if not names or rest:
         tenants = choose(tenant_targets(using), names=rest, modules=modules, exclude=exclude)
+        if not options.plan:
+            # Those whose rows were not made by pg_tenants are nobody's.
+            identities = {target.schema: target.tenant.schema_identity for target in tenants}
+            with _alone(using):
+                schemas.assign_missing(identities, using=using)
         fleet.run(tenants, jobs=options.jobs, canary=options.canary)
     if not options.plan:
         _give_roles(report, using)

@@ -20,7 +20,7 @@ from typing import IO, Any
 from django.db import DatabaseError, IntegrityError
 from psycopg import sql
 
-from pg_tenants.backends.prefix import advisory_key, quote
+from pg_tenants.backends.prefix import advisory_key, path_text, quote
 from pg_tenants.context import no_schema
 from pg_tenants.dumptext import without_stamps
 from pg_tenants.exceptions import CopyFailed
@@ -88,7 +88,7 @@ def dump(schema: str, *, using: str, structure_only: bool = False, snapshot: str
         str(_pg_dump(using)[1]),
         "--format=custom",
         f"--schema={name}",
-        f"--exclude-table={name}.{MARKER_TABLE}",
+        f"--exclude-table={name}.{MARKER_TABLE}*",
         "--strict-names",
         "--no-owner",
         "--no-publications",
@@ -171,7 +171,7 @@ def _called(name: str, dumped: str, using: str) -> Iterator[None]:
     connection = tenant_connection(using)
     aside = f"aside_of_pg_tenants_{secrets.token_hex(8)}"
     # Names in the text are full, but what functions call need not be, and is then what they find in their own schema.
-    path = ", ".join(map(quote, dict.fromkeys([dumped, *connection.search_path(None)])))
+    path = path_text(dict.fromkeys([dumped, *connection.search_path(None)]))
     with connection.without_prefix() as execute:
         # Shared, it waits for no VACUUM and keeps dropping and renaming away; the other keeps a second one of us away.
         execute(f"SELECT pg_catalog.pg_advisory_xact_lock_shared({advisory_key(dumped)})")

@@ -20,10 +20,15 @@ __all__ = ["listed", "take_over", "unequal_migrations"]
 _SHOWN = 20
 
 
-def take_over(schema: str, module: Module) -> None:
+def take_over(schema: str, module: Module, identity: str | None) -> None:
     """Make a schema that is there one of ours, after comparing it with one that the migrations make.
 
     That one is made for the comparison and rolled back. The transaction of the caller decides about the rest.
+
+    Args:
+        schema: the schema.
+        module: the tenant module that it is to be of.
+        identity: the tenant's ``schema_identity``.
 
     Raises:
         SchemaDoesNotExist: there is none of this name.
@@ -52,6 +57,7 @@ def take_over(schema: str, module: Module) -> None:
             found,
         )
     schemas.create(schema, using=using, if_not_exists=True)
+    schemas.assign(schema, identity, using=using)
 
 
 def listed(found: Sequence[object]) -> str:

@@ -139,6 +139,7 @@ class _Making:
         """Make the schema from the dump."""
         name, using = tenant.schema_name, module.database
         schemas.create(name, using=using)
+        schemas.assign(name, tenant.schema_identity, using=using)
         self._load(name, using)
         self._verify(name, module)
 
@@ -160,6 +161,7 @@ class _Making:
         fresh = f"clone_{secrets.token_hex(8)}"
         schemas.rename(name, fresh, using=using)
         schemas.create(name, using=using)
+        schemas.assign(name, tenant.schema_identity, using=using)
         self._load(name, using, rows=lambda dumped: _copy_rows(self._physical(fresh, using), dumped, using))
         _fire_pending(self._physical(fresh, using), using)
         schemas.drop(fresh, using=using)
@@ -229,7 +231,8 @@ JOIN pg_catalog.pg_class f ON f.relname = t.relname AND f.relnamespace = pg_cata
 JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
 JOIN pg_catalog.pg_attribute b ON b.attrelid = f.oid AND b.attname = a.attname AND NOT b.attisdropped
 JOIN pg_catalog.pg_type y ON y.oid = b.atttypid
-WHERE t.relnamespace = pg_catalog.to_regnamespace({to}) AND t.relkind = 'r' AND t.relname <> '{marker}'
+WHERE t.relnamespace = pg_catalog.to_regnamespace({to}) AND t.relkind = 'r'
+    AND NOT pg_catalog.starts_with(t.relname::text, '{marker}')
 GROUP BY t.relname
 """
 _SEQUENCES = """

@@ -11,7 +11,7 @@ from datetime import date, datetime, timedelta
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from pg_tenants.backends.prefix import quote
+from pg_tenants.backends.prefix import path_text, quote
 from pg_tenants.names import MARKER_TABLE
 
 __all__ = ["Clock", "Content", "Fresh", "Table", "merged", "read", "same", "statements", "with_fresh_uuids"]
@@ -94,7 +94,7 @@ SELECT t.relname, t.relkind = 'm',
     ARRAY(SELECT g.tgname::text FROM pg_catalog.pg_trigger g
         WHERE g.tgrelid = t.oid AND NOT g.tgisinternal AND g.tgenabled = 'A' ORDER BY 1)
 FROM pg_catalog.pg_class t WHERE t.relnamespace = {schema}::pg_catalog.regnamespace AND t.relkind IN ('r', 'm')
-    AND t.relname <> '{marker}' ORDER BY 1
+    AND NOT pg_catalog.starts_with(t.relname::text, '{marker}') ORDER BY 1
 """
 _SEQUENCES = """
 SELECT relname FROM pg_catalog.pg_class
@@ -114,7 +114,7 @@ def read(execute: Callable[[str], Any], schema: str) -> Content:
     ).fetchone()
     execute(_FORMS)
     # Names of relations in columns such as regclass are written without their schema.
-    execute(f"SET LOCAL search_path = {quote(schema)}")
+    execute(f"SET LOCAL search_path = {path_text([schema])}")
     literal = _literal(quote(schema))
     found = execute(_TABLES.replace("{schema}", literal).replace("{marker}", MARKER_TABLE)).fetchall()
     tables = {name: _table(execute, schema, name, *rest) for name, *rest in found}

@@ -15,7 +15,7 @@ from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, transaction
 
-from pg_tenants import conf, schemas
+from pg_tenants import conf, roles, schemas
 from pg_tenants.backends.prefix import advisory_key, quote
 from pg_tenants.context import no_schema
 from pg_tenants.exceptions import SchemaDoesNotExist
@@ -46,11 +46,11 @@ def make(target: Target, *, using: str = DEFAULT_DB_ALIAS) -> None:
         Exception: as of ``schemas.create`` and ``template.fill``.
     """
     found = template.load(target, using=using)
-    if isinstance(found, template.Script) and conf.require().ready_schemas and _take(target, found, using):
-        template.fill_from(found, target, using=using, defined=True)
-        return
-    schemas.create(target.schema, using=using)
-    template.fill_from(found, target, using=using)
+    taken = isinstance(found, template.Script) and bool(conf.require().ready_schemas) and _take(target, found, using)
+    if not taken:
+        schemas.create(target.schema, using=using)
+    schemas.assign(target.schema, getattr(target.tenant, "schema_identity", None), using=using)
+    template.fill_from(found, target, using=using, defined=taken)
 
 
 def _take(target: Target, script: template.Script, using: str) -> bool:
@@ -176,6 +176,7 @@ def _turn(using: str) -> Iterator[Any]:
         cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [_TABLE])
         if not cursor.fetchone()[0]:
             cursor.execute(_CREATE)
+            roles.keep_out(using=using)
         yield cursor
 
 

@@ -27,6 +27,8 @@ _PASSING = frozenset(
     "savepoint release rollback begin start commit set reset show lock declare fetch move close explain analyze vacuum "
     "discard listen notify unlisten prepare execute deallocate".split()
 )
+_RECORD = 'INSERT INTO "django_migrations" '
+"""What notes that a migration was applied: in the schema's own table, which the executor has made."""
 _OF_THE_SERVER = ("pg_catalog", "information_schema", "pg_toast")
 
 
@@ -49,6 +51,7 @@ class Recorder:
         self._schema = schema
         self._in_editor = False
         self._explaining = False
+        self._looked_at: set[str] = set()
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -91,13 +94,23 @@ class Recorder:
         result = execute(sql, params, many, context)
         if not self._in_editor and not self._explaining:
             some = next(iter(params), None) if many and params else params
-            self._take(self._connection.ops.compose_sql(sql, some), by_editor=False)
+            self._take(self._connection.ops.compose_sql(sql, some), by_editor=False, form=str(sql))
         return result
 
-    def _take(self, text: str, *, by_editor: bool) -> None:
-        for word, statement in _statements(text):
-            if word in _EXPLAINED:
+    def _take(self, text: str, *, by_editor: bool, form: str = "") -> None:
+        """Take a statement down.
+
+        Args:
+            text: as it was sent.
+            by_editor: a schema editor has sent it.
+            form: the same for all statements that differ in their parameters alone; empty for none.
+        """
+        found = list(_statements(text))
+        is_known = form in self._looked_at or (form.startswith(_RECORD) and _issuer() == _AFTERWARDS)
+        for word, statement in found:
+            if word in _EXPLAINED and not is_known:
                 self._look_at_tables(statement)
+                self._looked_at |= {form} if form else set()
             # SELECT by an editor runs functions, such as setval().
             if (word in _ROWS and not (by_editor and word == "select")) or (word in _PASSING and not by_editor):
                 continue
@@ -105,6 +118,8 @@ class Recorder:
             if not by_editor and _issuer() != _AFTERWARDS:
                 self.refuse(f"a raw cursor runs {statement.split(None, 1)[0].upper()}")
             self.statements.append(statement.replace(f"{quote(self._schema)}.", ""))
+            # A name may now be another table's.
+            self._looked_at.clear()
 
     def _look_at_tables(self, statement: str) -> None:
         """Refuse rows that are read from, or written to, another schema: they change without the migrations."""

@@ -101,6 +101,7 @@ class _Content:
         using, manifest = module.database, self.manifest
         self._tell(f"filling {tenant.schema_name}")
         schemas.create(tenant.schema_name, using=using)
+        schemas.assign(tenant.schema_name, tenant.schema_identity, using=using)
         load(
             self.dumped,
             manifest.dumped,

@@ -167,7 +167,7 @@ def complete(tenant: Any, *, using: str | None = None, adopt: bool = False) -> b
 
 def _make_schema(tenant: Any, module: Module, home: str, goal: str, *, adopt: bool, fill: Fill | None = None) -> None:
     if adopt:
-        take_over(tenant.schema_name, module)
+        take_over(tenant.schema_name, module, tenant.schema_identity)
     else:
         (fill or make_and_migrate)(tenant, module)
     roles.ensure(tenant.schema_name, using=module.database)
@@ -313,6 +313,8 @@ def before_delete(tenant: Any, using: str) -> None:
         # one has by now.
         stored = rows_of(tenant, using).select_for_update().first()
     tenant._schema_to_drop = stored and (stored.schema_name, stored.module)
+    # Django takes the key from an instance that it has deleted, which is no reason to take another tenant for it.
+    tenant._identity_before = tenant.schema_identity
     if stored is None:
         return
     modules = required_registry()

@@ -12,6 +12,7 @@ from django.db import transaction
 from django.db.utils import ProgrammingError
 from psycopg import errors as pg_errors
 
+from pg_tenants import roles
 from pg_tenants.backends.prefix import advisory_key
 from pg_tenants.context import no_schema
 from pg_tenants.exceptions import SchemaNotPermitted
@@ -100,6 +101,7 @@ def lock(*, using: str) -> None:
         with transaction.atomic(using=using), _cursor(using) as cursor:
             if not _is_there(cursor):
                 cursor.execute(_CREATE)
+                roles.keep_out(using=using)
     except ProgrammingError as exc:
         if not isinstance(exc.__cause__, (pg_errors.InsufficientPrivilege, pg_errors.InvalidSchemaName)):
             raise

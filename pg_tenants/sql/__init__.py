@@ -18,8 +18,8 @@ from pg_tenants.sql._async import (
     afetch_one,
     afetch_val,
     afetch_value,
-    atransaction,
 )
+from pg_tenants.sql._blocks import atransaction
 from pg_tenants.sql._pool import apool, apool_stats, close_apool
 from pg_tenants.sql._sync import (
     copy_records,

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from contextvars import ContextVar
-from types import MappingProxyType, TracebackType
-from typing import Any, TypeVar, cast
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import TracebackType
+from typing import Any, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS
-from psycopg import OperationalError
 
-from pg_tenants.access import savepoints
 from pg_tenants.context import ActiveContext, active
-from pg_tenants.databases import forget_password
-from pg_tenants.exceptions import UnsafeStatement
-from pg_tenants.sql._pool import AsyncPool, pool_of
+from pg_tenants.sql._blocks import Lent, open_block
+from pg_tenants.sql._pool import AsyncPool
 from pg_tenants.sql._rows import (
     Columns,
     Params,
@@ -41,58 +37,9 @@ __all__ = [
     "afetch_one",
     "afetch_val",
     "afetch_value",
-    "atransaction",
 ]
 
 T = TypeVar("T")
-
-
-class _Transaction:
-    """The connection of an open transaction; tasks that it starts share it."""
-
-    def __init__(self, pool: AsyncPool, connection: Any):
-        self.pool, self.connection, self.ended = pool, connection, False
-
-    def check(self) -> None:
-        """Refuse a task that has outlived the transaction."""
-        if self.ended:
-            raise UnsafeStatement(
-                f"The transaction on {self.pool.source.alias!r} that this task was started in has ended. Await the "
-                "task inside atransaction(), or start it outside."
-            )
-
-    def savepoint(self) -> AbstractAsyncContextManager[Any]:
-        """Return the context of a savepoint."""
-        self.check()
-        savepoint: AbstractAsyncContextManager[Any] = self.connection.transaction()
-        return savepoint
-
-
-_open: ContextVar[Mapping[str, _Transaction]] = ContextVar("pg_tenants_transactions", default=MappingProxyType({}))
-
-
-@asynccontextmanager
-async def atransaction(using: str = DEFAULT_DB_ALIAS) -> AsyncIterator[None]:
-    """Run the statements inside in one transaction: all of them or, after an exception, none.
-
-    Inside another one it is a savepoint. It holds for this module's asynchronous functions; the ORM has connections of
-    its own.
-
-    Args:
-        using: the database alias.
-    """
-    async with _Connection(using) as (pool, connection):
-        transaction = _Transaction(pool, connection)
-        token = _open.set(MappingProxyType({**_open.get(), using: transaction}))
-        maker = savepoints.set(MappingProxyType({**savepoints.get(), using: transaction.savepoint}))
-        try:
-            with pool.source.wrap_database_errors:
-                async with connection.transaction():
-                    yield
-        finally:
-            transaction.ended = True
-            savepoints.reset(maker)
-            _open.reset(token)
 
 
 async def aexecute(sql: str, params: Params = None, *, using: str = DEFAULT_DB_ALIAS) -> int:
@@ -193,39 +140,20 @@ async def _run(sql: str, params: Params, using: str, most: int | None = None) ->
         return pool, columns, await (cursor.fetchall() if most is None else cursor.fetchmany(most))
 
 
-class _Connection:
-    """Gives the connection of the open transaction, or one from the pool. (A generator would take twice as long.)"""
+class _Cursor(Lent):
+    """Gives a cursor on the connection of the open transaction, or on one of its own; its errors are Django's."""
 
-    def __init__(self, using: str):
-        self.using, self.pool, self.lent = using, cast(AsyncPool, None), None
-
-    async def __aenter__(self) -> tuple[AsyncPool, Any]:
-        transaction = _open.get().get(self.using)
-        if transaction is not None:
-            transaction.check()
-            self.pool = transaction.pool
-            return transaction.pool, transaction.connection
-        self.pool = await pool_of(self.using)
-        with self.pool.source.wrap_database_errors:
-            try:
-                self.lent = await self.pool.pool.getconn()
-            except OperationalError as exc:
-                forget_password(exc)
-                raise type(exc)(f"{exc}\n{self.pool.hint(exc)}").with_traceback(exc.__traceback__) from exc.__cause__
-        return self.pool, self.lent
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.lent is not None:
-            await self.pool.pool.putconn(self.lent)
-
-
-class _Cursor(_Connection):
-    """Gives a cursor on such a connection; its errors are Django's."""
+    _turn: AbstractAsyncContextManager[None] | None = None
 
     async def __aenter__(self) -> tuple[AsyncPool, Any]:
-        pool, connection = await super().__aenter__()
+        block = open_block(self.using)
+        if block is None:
+            pool, connection = await super().__aenter__()
+        else:
+            self._turn = block.statement()
+            await self._turn.__aenter__()
+            self.pool = pool = block.pool
+            connection = block.connection
         self.cursor = connection.cursor()
         return pool, self.cursor
 
@@ -235,6 +163,8 @@ class _Cursor(_Connection):
         try:
             await self.cursor.close()
         finally:
+            if self._turn is not None:
+                await self._turn.__aexit__(None, None, None)
             await super().__aexit__(kind, exc, trace)
         if exc is not None:
             self.pool.source.wrap_database_errors.__exit__(kind, exc, trace)

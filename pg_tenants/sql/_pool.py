@@ -10,11 +10,10 @@ from typing import Any, cast
 
 from django.db import DEFAULT_DB_ALIAS, connections
 from psycopg import AsyncClientCursor, AsyncConnection, AsyncCursor, OperationalError
-from psycopg.pq import TransactionStatus
 
 from pg_tenants.backends.base import DATABASE, TenantDatabaseWrapperMixin
-from pg_tenants.backends.connecting import connection_hint
-from pg_tenants.backends.cursor import KEEPS_PATH, UNKNOWN_PATH, TenantCursorMixin
+from pg_tenants.backends.connecting import connection_hint, watched_class
+from pg_tenants.backends.cursor import TenantCursorMixin
 from pg_tenants.backends.kinds import attach, tenant_class
 from pg_tenants.backends.prefix import take_role
 from pg_tenants.databases import password_of
@@ -31,7 +30,6 @@ class _Connection(AsyncConnection[Any]):
     source: TenantDatabaseWrapperMixin
     made: weakref.WeakSet[Any]
     is_closing = False
-    tenant_path: Any = None
 
     @classmethod
     async def connect(cls, conninfo: str = "", **kwargs: Any) -> Any:
@@ -44,14 +42,6 @@ class _Connection(AsyncConnection[Any]):
             await connection.close()
         cls.made.add(connection)
         return connection
-
-    def _exec_command(self, command: Any, *args: Any, **kwargs: Any) -> Any:
-        # Psycopg's own BEGIN, SAVEPOINT and so on, which no cursor sees.
-        if self.pgconn.transaction_status == TransactionStatus.IDLE:
-            self.tenant_path = None
-        elif not isinstance(command, bytes) or not KEEPS_PATH.match(command):
-            self.tenant_path = UNKNOWN_PATH
-        return super()._exec_command(command, *args, **kwargs)
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
         """Return a cursor whose statements carry their tenant."""
@@ -91,7 +81,8 @@ class AsyncPool:
         for name in ("isolation_level", "assume_role", "server_side_binding"):
             params.pop(name, None)
         self._made: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._class: Any = type("_PoolConnection", (_Connection,), {"source": source, "made": self._made})
+        base = watched_class(_Connection)
+        self._class: Any = type("_PoolConnection", (base,), {"source": source, "made": self._made})
         self.pool: Any = AsyncConnectionPool(
             connection_class=self._class,
             kwargs={**params, "autocommit": True, "cursor_factory": tenant_class(AsyncClientCursor, source)},

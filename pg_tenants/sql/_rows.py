@@ -166,8 +166,8 @@ def _as_django(model: Any, names: list[str], rows: Sequence[Sequence[Any]], conn
     attnames = [field.attname for field in by_name if field is not None]
     extra = [(number, name) for number, name in enumerate(names) if by_name[number] is None]
     own = [number for number, field in enumerate(by_name) if field is not None]
-    schema = instances.schema_of_app(model._meta.app_label, connection.alias)
-    alias = connection.alias if schema is None else instances.TenantAlias.of(connection.alias, schema)
+    place = instances.place_of_app(model._meta.app_label, connection.alias)
+    alias = connection.alias if place is None else instances.TenantAlias.of(connection.alias, *place)
     found = []
     for row in rows:
         values = list(row)

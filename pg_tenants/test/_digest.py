@@ -34,7 +34,8 @@ WHERE n.nspname = ANY ({names}) GROUP BY n.nspname
 """
 _TABLES = """
 SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = ANY ({names}) AND c.relkind = 'r' AND c.relname <> '{marker}' ORDER BY 1, 2
+WHERE n.nspname = ANY ({names}) AND c.relkind = 'r'
+    AND NOT pg_catalog.starts_with(c.relname::text, '{marker}') ORDER BY 1, 2
 """
 
 

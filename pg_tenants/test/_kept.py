@@ -31,7 +31,8 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
 JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace
-WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relname <> '{marker}' AND {of_worker}
+WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
+    AND NOT pg_catalog.starts_with(c.relname::text, '{marker}') AND {of_worker}
 ORDER BY n.nspname, c.relname, a.attnum
 """
 _NUMBER = r"""

@@ -13,7 +13,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 
 from pg_tenants import extensions as installed
 from pg_tenants import schemas
-from pg_tenants.backends.prefix import quote
+from pg_tenants.backends.prefix import path_text, quote
 from pg_tenants.context import ActiveContext, ActiveSchema, no_schema
 from pg_tenants.exceptions import ConfigurationError
 from pg_tenants.migrations import Target, required_registry
@@ -58,7 +58,7 @@ class Isolated:
         Args:
             params: what psycopg takes.
         """
-        path = ",".join(map(quote, self.path))
+        path = path_text(self.path, ",")
         # A backslash would end the option at a space, and there is none in a quoted list without them.
         options = f"{self.params.get('options') or ''} -c search_path={path}".strip()
         return psycopg.connect(**{**self.params, "options": options, **params})

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db import connections, models, router, transaction
 from django.test.utils import override_settings
 
+from pg_tenants import schemas
 from pg_tenants.context import no_schema
 from pg_tenants.exceptions import ConfigurationError
 from pg_tenants.migrations import Target, required_registry
@@ -120,6 +121,7 @@ def _take_ready(tenant: Any) -> bool:
     tenant.module, tenant.status = module.name, ACTIVE
     _send(pre_tenant_create, tenant, home)
     models.Model.save(tenant, using=home, force_insert=True)
+    schemas.assign(tenant.schema_name, tenant.schema_identity, using=module.database)
     for signal in (post_tenant_create, pre_tenant_activate, post_tenant_activate):
         _send(signal, tenant, home)
     return True

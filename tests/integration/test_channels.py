@@ -19,11 +19,11 @@ from django.test import Client, override_settings
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from example_project.customers.models import Tenant
+from example_project.customers.models import Domain, Tenant
 from pg_tenants import current_schema, schema_context, tenant_context
 from pg_tenants.contrib.channels import NOT_ACTIVE, NOT_FOUND, TenantChannelLayer, TenantMiddleware
 from pg_tenants.exceptions import ConfigurationError, NoActiveTenant
-from tests.conftest import set_status
+from tests.conftest import make_tenant, set_status
 from tests.fix_redis import Run, free_port, listens, wait_for
 
 LAYERS = {
@@ -149,6 +149,26 @@ def test_a_group_is_one_tenants(layer: None, acme: Any, globex: Any) -> None:
         assert (await ask(other, "four"))["notes"] == ["note of globex"]
         assert await a.receive_nothing(0.3)
         for communicator in (a, b, other):
+            await communicator.disconnect()
+
+    run(main)
+
+
+def test_a_group_of_a_name_that_is_used_again(layer: None, acme: Any) -> None:
+    """A socket that is still open hears nothing of the next tenant of the name; that one is meant by the name alone."""
+
+    async def main() -> None:
+        old = await opened("acme.localhost")
+        tenant = await Tenant.objects.aget(pk=acme.pk)
+        await tenant.arename("acme_old")
+        await Domain.objects.filter(tenant=tenant).adelete()
+        await sync_to_async(make_tenant)("acme")
+        new = await opened("acme.localhost")
+        async with schema_context("acme"):
+            await get_channel_layer().group_send("room", {"type": "told", "text": "news"})
+        assert await new.receive_json_from(timeout=10) == {"told": "news", "schema": "acme", "notes": []}
+        assert await old.receive_nothing(0.3)
+        for communicator in (old, new):
             await communicator.disconnect()
 
     run(main)

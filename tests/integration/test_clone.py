@@ -63,7 +63,7 @@ def dumped(name: str, server_params: dict[str, Any], *options: str) -> str:
     _, program = _programs.find("pg_dump", connection.pg_version // 10000)
     where = {key: str(server_params[key]) for key in ("host", "port", "user", "password", "dbname")}
     done = subprocess.run(
-        [str(program), "-n", physical(name), *options, "--no-comments", "--inserts"],
+        [str(program), "-n", physical(name), "-T", "*.pg_tenants_marker_*", *options, "--no-comments", "--inserts"],
         env={f"PG{key.upper()}": value for key, value in where.items()} | {"PGDATABASE": where["dbname"]},
         capture_output=True,
         text=True,

@@ -536,9 +536,9 @@ def test_dbshell(acme: Any, globex: Any, manage: Manage) -> None:
     """Psql opens in the tenant's schema, or on the fixed modules' path; its arguments go behind `--`."""
     query = ("dbshell", "--", "-At", "-c", "SELECT title FROM notes_note", "-c", "SHOW search_path")
     done = manage("tenant_command", "--schema", "acme", *query)
-    assert done.stdout.split("\n")[:2] == ["note of acme", '"acme","public","billing"'], done.stderr
+    assert done.stdout.split("\n")[:2] == ["note of acme", '"acme","public","billing","pg_temp"'], done.stderr
     done = manage("dbshell", "--", "-At", "-c", "SELECT count(*) FROM customers_tenant", "-c", "SHOW search_path")
-    assert done.stdout.split("\n")[:2] == ["2", '"public","billing"'], done.stderr
+    assert done.stdout.split("\n")[:2] == ["2", '"public","billing","pg_temp"'], done.stderr
     done = manage(*query)
     assert 'relation "notes_note" does not exist' in done.stderr
     done = manage("tenant_command", "--schema", "globex", "dbshell", stdin="DELETE FROM notes_note;\n")
@@ -561,7 +561,7 @@ def test_what_dbshell_starts(acme: Any, environ: dict[str, str], manage: Manage,
     arguments, options, password = done.stdout.splitlines()
     assert password
     assert password not in arguments
-    assert options == '-c search_path="acme","public","billing"'
+    assert options == '-c search_path="acme","public","billing","pg_temp"'
     schemas.rename("acme", "elsewhere")
     try:
         done = manage("tenant_command", "--schema", "acme", "dbshell")
@@ -583,7 +583,7 @@ def test_dbshell_of_other_aliases(acme: Any, make_alias: Any, monkeypatch: pytes
     assert seen == []
     make_alias("bound", tenants={"schema": "acme"}, options="-c work_mem=8MB")
     run("dbshell", database="bound")
-    assert seen[0][1]["PGOPTIONS"] == '-c work_mem=8MB -c search_path="acme","public"'
+    assert seen[0][1]["PGOPTIONS"] == '-c work_mem=8MB -c search_path="acme","public","pg_temp"'
     run("dbshell")
     assert connection.settings_dict["NAME"] in seen[1][0]
     assert str(connection.get_connection_params()["port"]) in seen[1][0]

@@ -386,7 +386,7 @@ def orphan(acme: Any) -> Any:
     Tenant._base_manager.filter(pk=acme.pk)._raw_delete("default")
     name = physical("acme")
     with connection.cursor() as cursor:
-        cursor.execute(f'DROP TABLE "{name}".pg_tenants_marker')
+        cursor.execute(f'DROP TABLE "{name}".pg_tenants_marker CASCADE')
     yield name
     with connection.cursor() as cursor:
         cursor.execute(f'DROP SCHEMA IF EXISTS "{name}" CASCADE')

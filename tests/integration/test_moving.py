@@ -75,6 +75,35 @@ def test_they_survive_a_rollback_to_a_savepoint(triggers: tuple[Any, Any]) -> No
     assert _tags(globex) == ["log of two in globex"]
 
 
+def test_they_survive_a_transaction_of_psycopgs(triggers: tuple[Any, Any]) -> None:
+    """Its ROLLBACK TO goes through no cursor, and takes the path back all the same."""
+    acme, globex = triggers
+    with transaction.atomic():
+        with tenant_context(acme):
+            _write("one")
+        with pytest.raises(ZeroDivisionError), connection.connection.transaction(), tenant_context(globex):
+            _write("lost")
+            raise ZeroDivisionError
+        with tenant_context(globex):
+            _write("two")
+        with connection.connection.transaction(force_rollback=True), tenant_context(acme):
+            _write("lost, too")
+        with tenant_context(globex), connection.connection.transaction():
+            _write("three")
+    assert _tags(acme) == ["log of one in acme"]
+    assert _tags(globex) == ["log of three in globex", "log of two in globex"]
+
+
+def test_reading_by_a_server_cursor_is_no_move(triggers: tuple[Any, Any]) -> None:
+    """Psycopg's FETCH and CLOSE, which go the same way, fire nothing early."""
+    acme, _ = triggers
+    with tenant_context(acme), transaction.atomic():
+        _write("one")
+        assert len(list(Note.objects.iterator(chunk_size=1))) == 2
+        assert Tag.objects.count() == 0
+    assert len(_tags(acme)) == 1
+
+
 def test_without_a_tenant_they_fire_before(triggers: tuple[Any, Any]) -> None:
     """A statement without a tenant is a move, too."""
     acme, _ = triggers

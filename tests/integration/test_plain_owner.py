@@ -32,7 +32,7 @@ from tests.integration.nasty import NASTY, ROWS, run_in
 from tests.integration.test_roles import led_to, write_note
 
 PAGE = (CHECKOUT / "docs" / "howto" / "production.md").read_text()
-ADMIN, OWNER = [block.text for block in blocks(PAGE) if block.language == "sql"]
+ADMIN, OWNER, CLOSE = [block.text for block in blocks(PAGE) if block.language == "sql"]
 OWNS = "CREATE DATABASE app OWNER app_owner;"
 MAY_CREATE = """
 CREATE DATABASE app;
@@ -155,7 +155,14 @@ def test_a_login_that_serves(place: Place) -> None:
             tenant = Tenant.objects.create(schema_name=name, name=name.title())
             Domain.objects.create(domain=f"{name}.localhost", tenant=tenant)
     tenant.clone("copied", data=True, name="Copied")
+    place.run(place.owner, CLOSE)
     with led_to(place.web):
+        for table in ("pg_tenants_templates", "pg_tenants_ready"):
+            with (
+                pytest.raises(ProgrammingError, match=f"permission denied for table {table}"),
+                connection.cursor() as c,
+            ):
+                c.execute(f"DELETE FROM public.{table} WHERE false")
         assert [found.id for found in warnings_of_the_rights()] == ["pg_tenants.W022"]
         for tenant in Tenant.objects.all():
             with tenant_context(tenant):

@@ -30,7 +30,7 @@ from pg_tenants.backends.cursor import TenantCursorMixin
 from pg_tenants.checks import check_databases
 from pg_tenants.context import as_owner, no_schema
 from pg_tenants.exceptions import ConfigurationError, SchemaDoesNotExist, SchemaNotPermitted, TenantInUse
-from pg_tenants.names import role_name
+from pg_tenants.names import SHARED, group_role_name, role_name
 from tests.fix_pgbouncer import PROGRAM, PgBouncer
 from tests.fix_wire import Wire
 from tests.integration.test_statement_table import ROWS, WAYS
@@ -430,6 +430,42 @@ def test_round_trips_are_those_without_roles(fleet: Any, acme: Any, globex: Any,
 
 
 # -- life -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_tenants_role_has_no_code_run_by_the_owner(acme: Any) -> None:
+    """It puts no trigger on its tables, which would fire when a migration writes rows, as the owner."""
+    function = (
+        "CREATE FUNCTION pg_temp.takes_over() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN NEW.name = current_user; RETURN NEW; END $$"
+    )
+    trigger = "CREATE TRIGGER takes_over BEFORE INSERT ON notes_tag FOR EACH ROW EXECUTE FUNCTION pg_temp.takes_over()"
+    with tenant_context(acme), transaction.atomic():
+        execute(function)()
+        with pytest.raises(ProgrammingError, match="permission denied for table notes_tag"), transaction.atomic():
+            execute(trigger)()
+        transaction.set_rollback(True)
+
+
+@pytest.mark.parametrize("table", ["pg_tenants_templates", "pg_tenants_ready"])
+def test_tenants_do_not_reach_what_other_tenants_are_made_of(fleet: Any, acme: Any, table: str) -> None:
+    """The rows of these tables are run as the owner. New tables are closed, and what was granted is taken back."""
+
+    def closed() -> None:
+        for statement in (f"SELECT FROM public.{table}", f"DELETE FROM public.{table} WHERE false"):
+            with tenant_context(acme), pytest.raises(ProgrammingError, match=f"permission denied for table {table}"):
+                execute(statement)()
+
+    with override_settings(PG_TENANTS={**ON, "READY_SCHEMAS": 1}):
+        call_command("prepare_schemas", verbosity=0)
+    closed()
+    database = one("SELECT oid FROM pg_database WHERE datname = current_database()")
+    execute(f'GRANT ALL ON public.{table} TO "{group_role_name(database, SHARED)}"')()
+    call_command("migrate_schemas", verbosity=0)
+    closed()
+    out = StringIO()
+    call_command("migrate_schemas", stdout=out)
+    assert "got a role" not in out.getvalue()
+    call_command("prepare_schemas", verbosity=0)
 
 
 def test_creating_and_deleting_a_tenant_makes_and_drops_its_role(fleet: Any) -> None:

@@ -63,13 +63,13 @@ print(len(script.migrations), len(found[0].tables), script.locks)
 
 
 def dump(url: str, schema: str) -> str:
-    """Return what pg_dump says of a schema, without its name and the lines that are for psql alone."""
+    """Return what pg_dump says of a schema, without whose it is, its name, and the lines that are for psql alone."""
     command, environ = run_server().client("pg_dump")
     # The connection's own parameters come with the command.
     name = url.rpartition("/")[2]
     where = [argument for argument in command if not argument.startswith("--dbname")]
     done = subprocess.run(
-        [*where, "--schema-only", f"--schema={schema}", f"--dbname={name}"],
+        [*where, "--schema-only", f"--schema={schema}", "--exclude-table=*.pg_tenants_marker_*", f"--dbname={name}"],
         env={**os.environ, **environ},
         capture_output=True,
         text=True,

@@ -48,6 +48,16 @@ def test_a_statement_that_takes_too_long(acme: Any, limited: Any) -> None:
         assert run(limited, "SELECT pg_sleep(0.01) IS NULL") == (False,)
 
 
+def test_they_stay_after_a_transaction_of_psycopgs(acme: Any, limited: Any) -> None:
+    """One that is rolled back takes them back, and the next statement brings them again."""
+    with tenant_context(acme), transaction.atomic(using="limited"):
+        for _ in range(2):
+            with limited.connection.transaction(force_rollback=True):
+                inside = run(limited, "SHOW statement_timeout")
+            assert run(limited, "SHOW statement_timeout") == inside
+        assert inside != ("0",)
+
+
 def test_each_statement_has_the_whole_time(acme: Any, limited: Any) -> None:
     """The prefix and the statements of a script do not share it."""
     with tenant_context(acme):

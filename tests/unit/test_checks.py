@@ -505,6 +505,18 @@ def test_w052_sessions_that_tenants_share(engine: str) -> None:
         assert run(checks.check_surroundings, MODULES=modules) == []
 
 
+@pytest.mark.parametrize("engine", ["file", "signed_cookies", "db", "cached_db", "cache"])
+def test_sessions_that_say_which_tenant_is_meant_are_shared(engine: str) -> None:
+    """With a SessionResolver one session serves all tenants; bound to one, each login() would be a WrongTenant."""
+    modules = {**MODULES, "shared": {**MODULES["shared"], "apps": [*MODULES["shared"]["apps"], SESSIONS]}}
+    order = [f"{SESSIONS}.middleware.SessionMiddleware", checks.MIDDLEWARE]
+    with override_settings(
+        SESSION_ENGINE=f"{SESSIONS}.backends.{engine}", CACHES={"default": LOCMEM}, MIDDLEWARE=order
+    ):
+        resolvers = ["pg_tenants.resolvers.SessionResolver"]
+        assert run(checks.check_surroundings, MODULES=modules, RESOLVERS=resolvers) == []
+
+
 def test_the_checks_are_registered() -> None:
     """`manage.py check` runs them; the one that connects only where a database is named."""
     with override_settings(PG_TENANTS={**RAW, "X": 1}, DATABASE_ROUTERS=[]):

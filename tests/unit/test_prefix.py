@@ -169,7 +169,7 @@ def test_a_hostile_name_is_one_identifier(name: str, raw: Any) -> None:
         raw.execute("SET LOCAL search_path = public")
         for query in prefix.pipeline:
             cursor = raw.execute(query)
-        assert cursor.fetchone()[0] == f"{quote(name)}, {quote('public')}"
+        assert cursor.fetchone()[0] == f'{quote(name)}, "public", "pg_temp"'
         assert raw.execute(b"SELECT current_schema()" + prefix.suffix).fetchone() == (name,)
 
 
@@ -225,14 +225,15 @@ def test_without_roles_nothing_is_sent_about_them() -> None:
     """Byte for byte; with a role, one statement more in the message, and one query more in a pipeline."""
     plain = build_prefix(["acme", "public"], "acme")
     lock = b'LOCK TABLE ONLY "acme".pg_tenants_marker IN ACCESS SHARE MODE'
-    assert plain.simple == b'SET LOCAL search_path = "acme", "public"; ' + lock + b";\n"
-    assert plain.enter.endswith(b'; SET search_path = "acme", "public"; ' + lock + b";")
+    assert plain.simple == b'SET LOCAL search_path = "acme", "public", "pg_temp"; ' + lock + b";\n"
+    assert plain.enter.endswith(b'; SET search_path = "acme", "public", "pg_temp"; ' + lock + b";")
     assert plain.leave.startswith(b"RESET search_path; SELECT pg_catalog.pg_advisory_unlock_shared(")
     assert not any(b"role" in part for part in plain.pipeline)
-    assert build_prefix(["public"], None).simple == b'SET LOCAL search_path = "public";\n'
+    assert build_prefix(["public"], None).simple == b'SET LOCAL search_path = "public", "pg_temp";\n'
 
     role = build_prefix(["acme", "public"], "acme", "a role")
-    assert role.simple == b'SET LOCAL search_path = "acme", "public"; SET LOCAL ROLE "a role"; ' + lock + b";\n"
+    path = b'SET LOCAL search_path = "acme", "public", "pg_temp"; '
+    assert role.simple == path + b'SET LOCAL ROLE "a role"; ' + lock + b";\n"
     assert (role.results, plain.results) == (3, 2)
     assert role.pipeline == (b"SELECT pg_catalog.set_config('role', 'a role', true)", *plain.pipeline)
     assert role.check == plain.check
@@ -240,7 +241,7 @@ def test_without_roles_nothing_is_sent_about_them() -> None:
     assert b'; SET "role" = DEFAULT; SELECT' in role.leave
 
     assert build_prefix(["public"], None, "").simple == (
-        b'SET LOCAL search_path = "public"; SET LOCAL "role" = DEFAULT;\n'
+        b'SET LOCAL search_path = "public", "pg_temp"; SET LOCAL "role" = DEFAULT;\n'
     )
     assert build_prefix(["public"], None, "").pipeline[0] == b"SELECT pg_catalog.set_config('role', NULL, true)"
     assert b'SET LOCAL ROLE "owner"' in build_prefix(["public"], None, "", "owner").simple
