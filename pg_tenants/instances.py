@@ -18,6 +18,7 @@ from django.core.signals import setting_changed
 from django.db import connections, router
 from django.db.models import Model, QuerySet
 from django.db.models import query as queries
+from django.db.models.deletion import Collector
 from django.db.models.fields import related_descriptors
 from django.db.models.query import RawQuerySet
 from django.db.models.sql import Query
@@ -228,6 +229,7 @@ def install() -> None:
     replace(QuerySet, "bulk_create", _bulk(QuerySet.bulk_create))
     replace(QuerySet, "bulk_update", _bulk(QuerySet.bulk_update))
     replace(QuerySet, "contains", _contains(QuerySet.contains))
+    replace(Collector, "related_objects", _related_objects(Collector.related_objects))
     replace(queries, "prefetch_one_level", _prefetch(queries.prefetch_one_level))
     replace(Query, "check_query_object_type", _value_of_filter(Query.check_query_object_type))
     for module, name in (
@@ -240,6 +242,33 @@ def install() -> None:
 def replace(owner: Any, name: str, value: Any) -> None:
     """Put ``value`` in the place of an attribute of Django's; type checkers have fixed ideas about those."""
     setattr(owner, name, value)
+
+
+def _related_objects(original: Any) -> Any:
+    """Wrap what a deletion asks for rows that refer to those deleted: not where the active schema has no such table.
+
+    In other schemas PostgreSQL looks, and refuses with ``RowInUse``; so a foreign key without a constraint is asked
+    for all the same, which is an error.
+    """
+
+    @functools.wraps(original)
+    def related_objects(collector: Any, related_model: Any, related_fields: Any, objs: Any) -> Any:
+        if _is_elsewhere(related_model, collector.using) and all(field.db_constraint for field in related_fields):
+            return related_model._base_manager.using(collector.using).none()
+        return original(collector, related_model, related_fields, objs)
+
+    return related_objects
+
+
+def _is_elsewhere(model: Any, alias: str) -> bool:
+    """Return whether a model's table is in tenants' schemas alone, and not in what is active."""
+    connection, modules = connections[alias], registry()
+    if modules is None or not (isinstance(connection, TenantDatabaseWrapperMixin) and connection.is_tenant_aware):
+        return False
+    homes, target = modules.of_app(model._meta.app_label), active()
+    if not homes or any(module.is_fixed for module in homes):
+        return False
+    return target is None or not set(homes) & set(modules.of_active(target))
 
 
 class _Alias(property):

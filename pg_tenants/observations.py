@@ -168,7 +168,7 @@ class Store:
             slow.schema or "no tenant",
             slow.alias,
             slow.sql,
-            extra={"tenant": slow.schema, "alias": slow.alias, "duration_ms": round(slow.seconds * 1000, 3)},
+            extra={"tenant": slow.schema or "-", "alias": slow.alias, "duration_ms": round(slow.seconds * 1000, 3)},
         )
 
     def connection_failed(self, alias: str) -> None:

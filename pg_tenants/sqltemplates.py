@@ -185,7 +185,7 @@ class _Place:
             where = "no tenant is active" if self._active is None else f"{self._active.schema_name!r} is active"
             raise NoActiveTenant(
                 f"The table {table!r} is each tenant's of the module {tenants}, and {where}. Use "
-                f"tenant_context(tenant){shared}."
+                f"tenant_context(tenant) with a tenant that has it{shared}."
             )
         if len(schemas) > 1:
             ways = " or ".join(f"'{{{{tables.{module.name}.{table}}}}}'" for module in schemas.values())

@@ -303,8 +303,8 @@ class TenantDatabaseWrapperMixin(_Base):
         """
         if apps.ready and self.is_tenant_aware and not apps.is_installed("pg_tenants"):
             raise ConfigurationError(
-                "settings.PG_TENANTS is there, and INSTALLED_APPS has no 'pg_tenants', so its commands and checks are "
-                "missing. Nothing was run. Add 'pg_tenants' to INSTALLED_APPS."
+                f"DATABASES[{self.alias!r}] is for PG_TENANTS, and INSTALLED_APPS has no 'pg_tenants', so its commands "
+                "and checks are missing. Nothing was run. Add 'pg_tenants' to INSTALLED_APPS."
             )
         self.read_options()
         self.database_oid = None

@@ -31,7 +31,9 @@ __all__ = [
     "with_own_position",
 ]
 
-NO_TENANT = "No tenant is active: tenants' tables are seen inside tenant_context(tenant) alone."
+NO_TENANT = (
+    "No tenant is active: tenants' tables are seen in tenant_context(tenant), and in requests by TenantMiddleware."
+)
 """The note of an error about a missing table where no tenant was active."""
 
 POSITION = pq.DiagnosticField.STATEMENT_POSITION

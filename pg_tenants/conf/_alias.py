@@ -130,8 +130,9 @@ def database(url: str, **options: Any) -> dict[str, Any]:
         development = {"ENGINE": ENGINE, "NAME": parts.path.strip("/") or "postgres"}
         return apply_fields({**development, "OPTIONS": {"tenants": {"pgserver": True}}}, options)
     if scheme not in ("postgresql", "postgres", "pgsql"):
+        begins = f"begins with {scheme + '://'!r}" if scheme else "has no scheme"
         raise ConfigurationError(
-            f"The database URL begins with {scheme + '://' if scheme else 'no scheme'!r}. "
+            f"The database URL {begins}. "
             "Write postgresql://user:password@host:5432/name, or pgserver:// for the development server."
         )
     try:

@@ -106,7 +106,8 @@ def _execute(command: BaseCommand, /, *args: Any, **options: Any) -> Any:
         raise CommandError(str(exc)) from exc
     except OperationalError as exc:
         # In Python, callers expect Django's error.
-        if not (command._called_from_command_line and hasattr(exc.__cause__, "connection_hint")):
+        on_command_line = getattr(command, "_called_from_command_line", False)
+        if not (on_command_line and hasattr(exc.__cause__, "connection_hint")):
             raise
         raise CommandError(str(exc)) from exc
     except ProgrammingError as exc:

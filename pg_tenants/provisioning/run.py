@@ -324,6 +324,9 @@ def before_delete(tenant: Any, using: str) -> None:
             "dropped. Correct schema_name in the row by SQL, then delete it."
         )
     with no_schema():
+        # What the transaction has written to the schema before: its tables are not emptied or dropped while a check of
+        # them waits.
+        transaction.get_connection(using).check_constraints()
         send(pre_tenant_delete, tenant, using)
 
 

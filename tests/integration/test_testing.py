@@ -336,7 +336,7 @@ def test_it(tenant, number):
     )
     _, output = project.run("pytest", "-q", "-n", "2")
     assert "1 failed, 5 passed" in output, output
-    project.passes("-n", "2", count=6)
+    project.passes("-n", "2", count=8)
 
 
 def test_second_run_is_refused(project: Project) -> None:
@@ -548,6 +548,8 @@ TYPES = (
     + """
 from django.db import ProgrammingError
 from lab.models import Sample
+from pg_tenants import schemas
+from pg_tenants.exceptions import RowInUse
 from pg_tenants.migrations import Target, required_registry
 from pg_tenants.provisioning import template
 
@@ -564,6 +566,37 @@ def test_mark(tenant, number):
 
 def test_fields(tenant):
     assert (tenant.schema_name, Note.objects.count()) == ("tenant_tenant", 0)
+
+@pytest.mark.tenant(module="lab")
+def test_commits(transactional_db, tenant):
+    Sample.objects.create(owner=tenant)
+
+@pytest.mark.tenant(module="lab")
+def test_behind_it(tenant):
+    assert (Tenant.objects.count(), Sample.objects.count()) == (1, 0)
+
+def test_deleting_a_tenant_that_its_own_rows_refer_to(transactional_db, tenant_factory):
+    acme, globex = tenant_factory("acme", module="lab"), tenant_factory("globex", module="lab")
+    other = tenant_factory("other")
+    with tenant_context(acme):
+        Sample.objects.create(owner=acme)
+    with tenant_context(globex):
+        Sample.objects.create(owner=other)
+    acme.delete()
+    assert not schemas.exists("acme")
+    with pytest.raises(RowInUse, match="'lab_sample' in the schema '.*globex'"):
+        other.delete()
+    assert schemas.exists("other")
+    globex.delete()
+    other.delete()
+    assert not Tenant.objects.exists()
+
+def test_the_same_in_one_transaction(tenant_factory):
+    acme = tenant_factory("acme", module="lab")
+    with tenant_context(acme):
+        Sample.objects.create(owner=acme)
+    acme.delete()
+    assert not schemas.exists("acme")
 
 def test_factory(tenant_factory):
     with tenant_context(tenant_factory("acme", module="lab")), pytest.raises(ProgrammingError) as raised:
@@ -590,9 +623,9 @@ def test_tenant_types(project: Project) -> None:
         "PG_TENANTS = {**PG_TENANTS, 'MODULES': {**MODULES, 'lab': {'apps': ['lab']}}}\n",
     )
     project.write("test_types.py", TYPES)
-    project.passes("-n", "2", count=4)
+    project.passes("-n", "2", count=8)
     project.write("test_unnamed.py", "def test_it(tenant):\n    pass\n")
     code, output = project.run("pytest", "-q")
     assert code == 1
-    assert "4 passed, 1 error" in output
+    assert "8 passed, 1 error" in output
     assert "@pytest.mark.tenant(module='tenant')" in output

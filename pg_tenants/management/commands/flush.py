@@ -26,11 +26,12 @@ class Command(DjangoCommand):
     def handle(self, **options: Any) -> None:
         """Empty the tables."""
         alias = options["database"]
-        # Django's test cases give this option. The tenants whose rows they remove leave their schemas.
+        # Django's test cases give this option. The schemas of the tenants whose rows they remove would be left, and
+        # PostgreSQL empties no table that another one refers to.
         if not is_tenant_aware(alias) or "inhibit_post_migrate" in options:
-            self._empty(alias, options)
             if creation := creation_of(alias):
                 creation.drop_made_by_test()
+            self._empty(alias, options)
             return
         names = ", ".join(target.schema for target in targets_here(alias))
         what = f"fixed modules ({names})" if active() is None else f"schema {names!r}"

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import os
+from tests.projects.base_settings import *  # noqa: F403
 
-from pg_tenants.conf import database
-
-SECRET_KEY = "tests"
-DATABASES = {"default": database(os.environ["DATABASE_URL"])}
-DATABASE_ROUTERS = ["pg_tenants.routers.TenantRouter"]
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = [
     "pg_tenants",
     "django.contrib.contenttypes",
@@ -29,5 +23,3 @@ PG_TENANTS = {
         "tenant": {"apps": ["contenttypes", "auth", "local"]},
     },
 }
-PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-USE_TZ = True

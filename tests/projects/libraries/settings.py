@@ -7,14 +7,10 @@ from typing import Any
 
 import django
 
-from pg_tenants.conf import database
+from tests.projects.base_settings import *  # noqa: F403
 
-SECRET_KEY = "tests"
 DEBUG = True
 ALLOWED_HOSTS = [".localhost"]
-DATABASES = {"default": database(os.environ["DATABASE_URL"])}
-DATABASE_ROUTERS = ["pg_tenants.routers.TenantRouter"]
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = [
     "pg_tenants",
     "django.contrib.contenttypes",
@@ -80,8 +76,6 @@ CACHES = {
         "KEY_FUNCTION": "pg_tenants.contrib.cache.make_key",
     }
 }
-PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-USE_TZ = True
 STATIC_URL = "static/"
 if django.VERSION >= (6, 1):
     MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 
-from pg_tenants.conf import database
+from tests.projects.base_settings import *  # noqa: F403
 
-SECRET_KEY = "tests"
-DATABASES = {"default": database(os.environ["DATABASE_URL"])}
-DATABASE_ROUTERS = ["pg_tenants.routers.TenantRouter"]
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = ["pg_tenants", "tests.projects.equal.people", "tests.projects.moving.tags"]
 MIDDLEWARE = ["pg_tenants.middleware.TenantMiddleware"]
 TAGS = ["tags"]
@@ -22,4 +18,3 @@ PG_TENANTS = {
         "tenant": {"apps": TAGS if PLACE == "tenants" else []},
     },
 }
-USE_TZ = True

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 
-from pg_tenants.conf import database
+from tests.projects.base_settings import *  # noqa: F403
 
 RELEASE = int(os.environ["RELEASE"])
 
-SECRET_KEY = "tests"
 ALLOWED_HOSTS = ["*"]
-DATABASES = {"default": database(os.environ["DATABASE_URL"])}
-DATABASE_ROUTERS = ["pg_tenants.routers.TenantRouter"]
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = ["pg_tenants", "tests.projects.equal.people", "tests.projects.rollout.shop"]
 MIDDLEWARE = ["pg_tenants.middleware.TenantMiddleware"]
 MIGRATION_MODULES = {"shop": f"tests.projects.rollout.shop.release{RELEASE}"}
@@ -22,4 +18,3 @@ PG_TENANTS = {
     "DOMAIN_MODEL": "people.Domain",
     "MODULES": {"shared": {"schema": "public", "apps": ["people"]}, "tenant": {"apps": ["shop"]}},
 }
-USE_TZ = True

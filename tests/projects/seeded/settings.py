@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import os
 
-from pg_tenants.conf import database
+from tests.projects.base_settings import *  # noqa: F403
 
-SECRET_KEY = "tests"
-DATABASES = {"default": database(os.environ["DATABASE_URL"])}
-DATABASE_ROUTERS = ["pg_tenants.routers.TenantRouter"]
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 REFUSED = ("keys", "cursors", "prices", "names")
 INSTALLED_APPS = [
     "pg_tenants",
@@ -32,7 +28,5 @@ PG_TENANTS = {
     },
     "READY_SCHEMAS": int(os.environ.get("SEEDED_READY", "0")),
 }
-PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-USE_TZ = True
 # Users are each company's, except for those of the admin, which is not installed.
 SILENCED_SYSTEM_CHECKS = ["pg_tenants.W060"]
