@@ -174,9 +174,12 @@ def error_of_prefix(result: PGresult, prefix: Prefix, encoding: str, own: str | 
 
 def mark_if_of_schema(exc: e.Error, prefix: Prefix) -> None:
     """Mark an error that says of the active schema itself that it is missing or closed, wherever it arose."""
+    message = exc.diag.message_primary or ""
+    # A role that is missing, where psycopg does not tell the prefix's error from the statement's.
+    if prefix.role and isinstance(exc, e.InvalidParameterValue) and f'"{prefix.role}"' in message:
+        _mark(exc, prefix)
     if prefix.schema is None or not isinstance(exc, _OF_SCHEMA):
         return
-    message = exc.diag.message_primary or ""
     # A missing table is named as "schema.table"; that one says nothing of the schema.
     if MARKER_TABLE in message or re.search(rf"(?<!\w){re.escape(prefix.schema)}(?![\w.])", message):
         _mark(exc, prefix)

@@ -12,9 +12,9 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.utils.module_loading import import_string
 
-from pg_tenants.context import ActiveContext, no_schema
+from pg_tenants.context import ActiveContext, active, no_schema
 from pg_tenants.contrib.jobs import KEY, active_label, context_of, refuse_unlabelled
-from pg_tenants.exceptions import ConfigurationError
+from pg_tenants.exceptions import ConfigurationError, JobRefused
 
 try:
     from django.tasks import Task
@@ -93,10 +93,17 @@ class _Labelling(BaseTaskBackend):
 
 
 def _labelled(task: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    label, needs_tenant = active_label(), getattr(task, "tenant", True)
     if KEY in kwargs:
+        # A stored job that is put into the queue again has its own. Among what a request of some tenant passes on, it
+        # would be a visitor's choice.
+        if needs_tenant and active() is not None and kwargs[KEY] != label:
+            raise JobRefused(
+                f"The job {task.name!r} has {kwargs[KEY]!r} as its argument {KEY!r}, and {label or 'no tenant'!r} is "
+                "active. Nothing was enqueued. Leave the argument out, or enqueue it again with nothing active."
+            )
         return kwargs
-    label = active_label()
-    if not label and getattr(task, "tenant", True):
+    if not label and needs_tenant:
         raise refuse_unlabelled(task.name)
     return {**kwargs, KEY: label}
 

@@ -143,6 +143,18 @@ def test_a_job_without_a_tenant_is_refused(jobs: ModuleType, acme: Any) -> None:
 
 
 @needs_tasks
+def test_a_job_is_not_put_into_another_tenant_by_its_arguments(jobs: ModuleType, acme: Any, globex: Any) -> None:
+    """What a view passes on from a request may name one; a stored job is enqueued again where nothing is active."""
+    mine, other = ({"before": 1, KEY: f"{tenant.schema_name} {tenant.pk}"} for tenant in (acme, globex))
+    for context in (tenant_context(acme), schema_context("public")):
+        with context, pytest.raises(JobRefused, match=f"has 'globex {globex.pk}' as its argument"):
+            jobs.what.enqueue(**other)
+    with tenant_context(acme):
+        assert jobs.what.enqueue(**mine).return_value == ["acme", ["note of acme"]]
+    assert jobs.what.enqueue(**other).return_value == ["globex", ["note of globex"]]
+
+
+@needs_tasks
 def test_a_job_whose_tenant_is_gone_or_not_active(jobs: ModuleType, acme: Any) -> None:
     """It is refused before its code runs, and the message names the tenant."""
     with tenant_context(acme):

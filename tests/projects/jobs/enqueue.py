@@ -17,5 +17,5 @@ for tenant in Tenant.objects.filter(schema_name__in=["acme", "globex"]):
     with tenant_context(tenant):
         jobs.write.enqueue(title="stored")
         jobs.send_another.enqueue(title="sent")
-        jobs.write.enqueue(title="lie", **{KEY: f"other {tenant.pk}"})
+    jobs.write.enqueue(title="lie", **{KEY: f"other {tenant.pk}"})
 print("enqueued", flush=True)
