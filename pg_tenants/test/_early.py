@@ -1,8 +1,8 @@
 """A test database that is begun before anybody asks for it.
 
 With pytest-xdist pytest itself has imported the project when its workers begin to, and has nothing to do until they are
-ready. Where the test database is missing, a copy of the process makes it meanwhile, with the templates. The workers wait
-for that as they wait for one of themselves. Whatever goes wrong here goes wrong in a worker again, which then tells.
+ready. Where the test database is missing, a copy of the process makes it meanwhile, with the templates. Workers wait for
+that as they wait for one of themselves. Whatever goes wrong here goes wrong in a worker again, which then tells.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class EarlyBuild:
         self._pid = pid
 
     def stop(self) -> None:
-        """End the process, if it still works: then nobody has asked for the database. What it has made is rolled back."""
+        """End the process, if it still works: then no test has asked for the database. Half of it is rolled back."""
         deadline = time.monotonic() + _LASTS
         with suppress(ProcessLookupError, ChildProcessError):
             while not os.waitpid(self._pid, os.WNOHANG)[0]:
