@@ -1,12 +1,13 @@
 """A test database that is begun before anybody asks for it.
 
 With pytest-xdist pytest itself has imported the project when its workers begin to, and has nothing to do until they are
-ready. Where the test database is missing, a copy of the process makes it meanwhile, with the templates. Workers wait for
-that as they wait for one of themselves. Whatever goes wrong here goes wrong in a worker again, which then tells.
+ready. Where the test database is missing, a copy of the process makes it meanwhile, with the templates. Workers wait
+for that as they wait for one of themselves. Whatever goes wrong here goes wrong in a worker again, which then tells.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -88,6 +89,8 @@ def begin(config: pytest.Config, blocker: Any) -> EarlyBuild | None:
         return EarlyBuild(pid)
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        # What was imported is not looked through time and again, and its memory stays the other process's, too.
+        gc.freeze()
         _be_silent()
         with blocker.unblock():
             _make()
