@@ -56,12 +56,19 @@ class EarlyBuild:
 
     def stop(self) -> None:
         """End the process, if it still works: then no test has asked for the database. Half of it is rolled back."""
-        deadline = time.monotonic() + _LASTS
-        with suppress(ProcessLookupError, ChildProcessError):
-            while not os.waitpid(self._pid, os.WNOHANG)[0]:
-                # Interrupted, it ends its sessions as well.
-                os.kill(self._pid, signal.SIGINT if time.monotonic() < deadline else signal.SIGKILL)
+        with suppress(ChildProcessError):
+            if self._has_ended():
+                return
+            # Interrupted, it ends its sessions as well.
+            os.kill(self._pid, signal.SIGINT)
+            deadline = time.monotonic() + _LASTS
+            while not self._has_ended():
+                if time.monotonic() > deadline:
+                    os.kill(self._pid, signal.SIGKILL)
                 time.sleep(_PAUSE)
+
+    def _has_ended(self) -> bool:
+        return os.waitpid(self._pid, os.WNOHANG)[0] != 0
 
 
 def begin(config: pytest.Config, blocker: Any) -> EarlyBuild | None:
