@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 from contextlib import suppress
+from inspect import getattr_static
 from typing import Any
 
 import pytest
@@ -40,6 +41,7 @@ _DECIDING = frozenset(
 )
 """Fixtures that decide which database it is and how it is made. No fixtures are made in this process."""
 
+_MARKERS = ("_fixture_function_marker", "_pytestfixturefunction")
 _LASTS = 10.0
 _PAUSE = 0.01
 
@@ -84,7 +86,8 @@ def begin(config: pytest.Config, blocker: Any) -> EarlyBuild | None:
         or config.getoption("nomigrations")
         or os.environ.get("TOX_PARALLEL_ENV")
         or _DECIDING & _redefined(config)
-        or not hasattr(os, "fork")
+        # Elsewhere copies of a process that has used libraries of the system are not safe.
+        or sys.platform != "linux"
         or threading.active_count() > 1
     ):
         return None
@@ -109,11 +112,12 @@ def _redefined(config: pytest.Config) -> set[str]:
     """Return the names of fixtures that the project's plugins and conftest.py have, and what else is of such a name."""
     found: set[str] = set()
     for plugin in config.pluginmanager.get_plugins():
-        if getattr(plugin, "__name__", "").partition(".")[0] not in ("pytest_django", "pg_tenants"):
-            for name, value in vars(plugin).items():
-                # As pytest calls it since 8.4, and before.
-                marker = getattr(value, "_fixture_function_marker", getattr(value, "_pytestfixturefunction", None))
-                found.add(getattr(marker, "name", None) or name)
+        if getattr(plugin, "__name__", "").partition(".")[0] in ("_pytest", "pg_tenants", "pytest_django", "xdist"):
+            continue
+        for name, value in getattr(plugin, "__dict__", {}).items():
+            # As pytest calls it since 8.4, and before; other objects may answer to any name.
+            markers = (getattr_static(value, each, None) for each in _MARKERS)
+            found.add(next((marker.name for marker in markers if marker is not None), None) or name)
     return found
 
 
