@@ -18,7 +18,7 @@ MARK = (
     "tenant(schema_name=None, *, module='', domain=None, **fields): run the test in a fresh tenant, "
     "which is rolled back behind it."
 )
-_server = pytest.StashKey[Any]()
+_server, _early = pytest.StashKey[Any](), pytest.StashKey[Any]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -65,16 +65,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Find out, in the process that pytest was started as, whether the development server is this run's to stop."""
+    """Find out, in the process that pytest was started as, whether the development server is this run's to stop.
+
+    Begin there, too, to make the test database that workers will want.
+    """
     config = session.config
     fixtures = config.pluginmanager.get_plugin("pg_tenants.test.fixtures")
     if fixtures is not None and not hasattr(config, "workerinput"):
         config.stash[_server] = fixtures.find_server(config)
+        config.stash[_early] = fixtures.make_early(config)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop the development server, if this run has started it."""
+    early = config.stash.get(_early, None)
+    if early is not None:
+        early.stop()
     server = config.stash.get(_server, None)
     if server is not None:
         server.stop()

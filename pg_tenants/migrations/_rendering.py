@@ -131,7 +131,7 @@ def _renders_all(operation: Any) -> bool:
 # -- states -----------------------------------------------------------------------------------------------------------
 
 
-class LazyState(ProjectState):  # type: ignore[misc]
+class LazyState(ProjectState):
     """Django's state, with models that are rendered when they are asked for."""
 
     apps: _LazyApps
@@ -169,7 +169,7 @@ class LazyState(ProjectState):  # type: ignore[misc]
         self.apps.complete()
 
 
-class _LazyApps(StateApps):  # type: ignore[misc]
+class _LazyApps(StateApps):
     """Django's registry of a state's models, which renders them when they are asked for.
 
     A model that is registered is as its state is, and so is all that it refers to, over any number of steps.
@@ -179,7 +179,7 @@ class _LazyApps(StateApps):  # type: ignore[misc]
         states: the models of the project's state. Who changes them tells ``change()``.
     """
 
-    def __init__(self, real_apps: set[str], states: dict[_Key, ModelState]):
+    def __init__(self, real_apps: Any, states: dict[_Key, ModelState]):
         self._passive = True
         super().__init__(real_apps, states)
         self._passive = False
@@ -264,10 +264,11 @@ class _LazyApps(StateApps):  # type: ignore[misc]
         self._stale = {key for key in self._stale | stale if key in self._states or key in self._real}
 
     def _forget(self, key: _Key) -> None:
-        model = self.all_models[key[0]].get(key[1])
+        model: Any = self.all_models[key[0]].get(key[1])
         for field in model._meta.local_many_to_many if model is not None else ():
-            through = field.remote_field.through._meta
-            if through.auto_created is model:
+            # A name as yet, where what it names is not there.
+            through = getattr(field.remote_field.through, "_meta", None)
+            if through is not None and through.auto_created is model:
                 self.unregister_model(through.app_label, through.model_name)
         self.unregister_model(*key)
 

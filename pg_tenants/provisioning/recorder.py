@@ -51,7 +51,7 @@ class Recorder:
         self._schema = schema
         self._in_editor = False
         self._explaining = False
-        self._looked_at: set[str] = set()
+        self._looked_at: set[tuple[bytes, str]] = set()
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -105,12 +105,14 @@ class Recorder:
             by_editor: a schema editor has sent it.
             form: the same for all statements that differ in their parameters alone; empty for none.
         """
-        found = list(_statements(text))
-        is_known = form in self._looked_at or (form.startswith(_RECORD) and _issuer() == _AFTERWARDS)
-        for word, statement in found:
+        # On another path its names are other tables'.
+        prefix = self._connection.statement_prefix()
+        key = (prefix.simple if prefix else b"", form)
+        is_known = key in self._looked_at or (form.startswith(_RECORD) and _issuer() == _AFTERWARDS)
+        for word, statement in _statements(text):
             if word in _EXPLAINED and not is_known:
                 self._look_at_tables(statement)
-                self._looked_at |= {form} if form else set()
+                self._looked_at |= {key} if form else set()
             # SELECT by an editor runs functions, such as setval().
             if (word in _ROWS and not (by_editor and word == "select")) or (word in _PASSING and not by_editor):
                 continue

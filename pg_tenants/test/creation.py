@@ -258,6 +258,18 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
                 if self._recreate:
                     cursor.execute(f"COMMENT ON DATABASE {quoted} IS {literal(mark)}")
 
+    def make_early(self) -> None:
+        """Make the database with its templates, if it is missing, before a worker asks for it."""
+        name = self.test_name
+        if not _build.has_templates(self.connection) or not self._migrates() or self._is_mirror():
+            return
+        with self.maintenance() as cursor:
+            if self.exists(cursor, name):
+                return
+        self._make_database(name)
+        self.lead_to(name)
+        _build.make_templates(self.connection, self.fixed)
+
     def comment(self, cursor: Any, name: str) -> str | None:
         """Return a database's comment."""
         cursor.execute(

@@ -329,6 +329,15 @@ def find_server(config: pytest.Config) -> Any:
         return server.find()
 
 
+def make_early(config: pytest.Config) -> Any:
+    """Begin to make the test database that workers of pytest-xdist will want; return what ends that, or None."""
+    from pytest_django.plugin import blocking_manager_key  # noqa: PLC0415
+
+    from pg_tenants.test import _early  # noqa: PLC0415
+
+    return _early.begin(config, config.stash[blocking_manager_key])
+
+
 def keep_rows(item: pytest.Item) -> None:
     """Keep the rows that a failed test sees, and say in its report where they are; once a test."""
     from pytest_django.plugin import blocking_manager_key  # noqa: PLC0415

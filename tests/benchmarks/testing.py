@@ -1,7 +1,9 @@
 """How long a test run takes to begin: ``pytest -n 4`` with one small test in each worker, for an application of size.
 
-``python tests/benchmarks/testing.py postgres://postgres@127.0.0.1:5432/bench [workers rounds]``: pytest-django and its
-database per worker, without and with ``--reuse-db``, beside ours: the first run, later runs.
+``python -m tests.benchmarks.testing postgres://postgres@127.0.0.1:5432/bench [workers rounds]``: pytest-django and its
+database per worker, without and with ``--reuse-db``, beside ours: the first run, later runs. Then the database's part
+of it in one process: Django's test database, which is migrated, beside a new worker's schemas, of which the template is
+there, and beside schemas that an earlier run has left.
 """
 
 from __future__ import annotations
@@ -19,6 +21,21 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PLAIN = "def test_one(db):\n    from wagtail.models import Site\n    assert Site.objects.count() == 1\n"
 OURS = "def test_one(tenant):\n    from wagtail.models import Site\n    assert Site.objects.count() == 1\n"
 WHERE = "--dist=each"
+DATABASE_PART = """
+import sys, time
+import django
+django.setup()
+from django.db import connection
+begun = time.perf_counter()
+if sys.argv[1] == "plain":
+    connection.creation.create_test_db(verbosity=0, autoclobber=True)
+else:
+    from pg_tenants.test import creation, tenants
+    creation.install(sys.argv[1])
+    connection.creation.create_test_db(verbosity=0)
+    tenants.make_ready()
+print(time.perf_counter() - begun)
+"""
 
 
 def run(folder: Path, url: str, *options: str, plain: bool) -> float:
@@ -30,18 +47,27 @@ def run(folder: Path, url: str, *options: str, plain: bool) -> float:
         "CMS_PLAIN": "1" if plain else "",
     }
     begun = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    seconds = time.perf_counter() - begun
+    _output([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options], folder, environment)
+    return time.perf_counter() - begun
+
+
+def database_part(folder: Path, url: str, worker: str) -> float:
+    """Return the seconds of the database's part in one process; ``plain`` is Django's own."""
+    environment = {
+        **os.environ,
+        "DATABASE_URL": url,
+        "PYTHONPATH": str(ROOT),
+        "CMS_PLAIN": "1" if worker == "plain" else "",
+        "DJANGO_SETTINGS_MODULE": "tests.projects.cms.settings",
+    }
+    return float(_output([sys.executable, "-c", DATABASE_PART, worker], folder, environment))
+
+
+def _output(command: list[str], folder: Path, environment: dict[str, str]) -> str:
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stdout[-4000:] + done.stderr[-2000:])
-    return seconds
+    return done.stdout
 
 
 def forget(url: str, name: str) -> None:
@@ -85,12 +111,21 @@ def main() -> None:
                 taken[way].append(
                     run(folder / kind, f"{url}_{'kept' if kept else 'new'}", *options, plain=kind == "plain")
                 )
+        parts: dict[str, list[float]] = {"migrated": [], "from the template": [], "left by an earlier run": []}
+        for number in range(rounds):
+            parts["migrated"].append(database_part(folder, f"{url}_part", "plain"))
+            for part in ("from the template", "left by an earlier run"):
+                parts[part].append(database_part(folder, f"{url}_kept", f"new{number}"))
         forget(url, name)
     best = {way: min(seconds) for way, seconds in taken.items()}
     for way, seconds in taken.items():
         base = best["theirs" if "first" in way or way == "theirs" else "theirs --reuse-db"]
         shown = ", ".join(f"{each:.1f}" for each in seconds)
         print(f"{way:30} {best[way]:6.2f} s  {best[way] / base:5.2f} of theirs  ({shown})")
+    for part, seconds in parts.items():
+        shown = ", ".join(f"{each:.2f}" for each in seconds)
+        faster = min(parts["migrated"]) / min(seconds)
+        print(f"database, {part:24} {min(seconds):6.2f} s  {faster:5.1f} times faster  ({shown})")
 
 
 if __name__ == "__main__":

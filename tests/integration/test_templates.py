@@ -8,7 +8,11 @@ import sys
 from typing import Any
 
 import pytest
+from django.contrib.contenttypes.models import ContentType
 
+from pg_tenants import schema_context
+from pg_tenants.provisioning.recorder import Recorder
+from pg_tenants.schemas import tenant_connection
 from tests.conftest import run_server
 from tests.projects.probe import ROOT, names, new_database, run_probes
 
@@ -25,6 +29,18 @@ def results(server_params: dict[str, Any], tmp_path_factory: pytest.TempPathFact
 def test_probe(results: dict[str, str], name: str) -> None:
     """Its docstring says what has to hold."""
     assert results[name] == "", results[name]
+
+
+def test_same_statement_elsewhere(acme: Any, globex: Any) -> None:
+    """A statement that is known from the schema itself is looked at again where it reads another one's rows."""
+    connection = tenant_connection()
+    recorder = Recorder(connection, connection.physical_schema("acme"))
+    with recorder.recording():
+        for schema in ("acme", "acme", "globex"):
+            with schema_context(schema):
+                assert ContentType.objects.filter(pk=0).count() == 0
+    what = "it uses rows of globex.django_content_type, which other schemas share"
+    assert recorder.refusals == [f"what runs after the migrations: {what}"]
 
 
 # -- a real application -----------------------------------------------------------------------------------------------
