@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from pg_tenants.context import current
+from pg_tenants.test._left import restored_context
+from pg_tenants.test._workers import end_with_parent_process
 from pg_tenants.test.isolated import CleanSchema, Isolated
 
-__all__: list[str] = []
+__all__ = ["end_with_parent_process", "restored_context"]
 
 TENANT_FIXTURES = {"tenant", "tenant_client", "async_tenant_client"}
 """The fixtures of tests that run in a tenant."""
@@ -218,6 +221,19 @@ def _async_in_transaction(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def tenant_threads() -> Iterator[None]:
+    """Have threads that the test starts begin in the tenant that is active where they are started.
+
+    By itself a thread begins without a tenant. ``usefixtures = tenant_threads`` in pytest's configuration, or the mark
+    of that name, does it for many tests.
+    """
+    from pg_tenants.test.threads import threads_inherit  # noqa: PLC0415
+
+    with threads_inherit():
+        yield
+
+
 def _is_async(request: pytest.FixtureRequest) -> bool:
     return inspect.iscoroutinefunction(getattr(request, "function", None))
 
@@ -352,6 +368,23 @@ def keep_when_reported(item: Any) -> None:
             tell(test, error)
 
         setattr(item, name, told)
+
+
+def restore_when_stopped(item: Any) -> None:
+    """End what a test of unittest leaves active before Django's test case does its part behind the test."""
+    if not hasattr(item, "stopTest"):
+        return
+    before: list[Any] = []
+
+    def start(test: Any, begin: Callable[[Any], None] = item.startTest) -> None:
+        before.append(current.get())
+        begin(test)
+
+    def stop(test: Any, end: Callable[[Any], None] = item.stopTest) -> None:
+        current.set(before.pop())
+        end(test)
+
+    item.startTest, item.stopTest = start, stop
 
 
 failed_key, kept_key = pytest.StashKey[bool](), pytest.StashKey[bool]()

@@ -28,8 +28,11 @@ class Command(DjangoCommand):
         alias = options["database"]
         # Django's test cases give this option. The tenants whose rows they remove leave their schemas.
         if not is_tenant_aware(alias) or "inhibit_post_migrate" in options:
+            creation = creation_of(alias)
+            if creation is not None:
+                creation.recover()
             self._empty(alias, options)
-            if creation := creation_of(alias):
+            if creation is not None:
                 creation.drop_made_by_test()
             return
         names = ", ".join(target.schema for target in targets_here(alias))
