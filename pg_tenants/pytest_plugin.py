@@ -101,10 +101,9 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
     if fixtures is None:
         return (yield)
     keeps = item.config.getoption("keep_failed")
-    fixtures.restore_when_stopped(item)
     if keeps:
         fixtures.keep_when_reported(item)
-    with fixtures.restored_context():
+    with fixtures.restored_context(item):
         try:
             return (yield)
         except Exception:

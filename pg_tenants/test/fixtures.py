@@ -5,17 +5,17 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pytest
 
 from pg_tenants.context import current
-from pg_tenants.test._left import restored_context
+from pg_tenants.test import _left
 from pg_tenants.test._workers import end_with_parent_process
 from pg_tenants.test.isolated import CleanSchema, Isolated
 
-__all__ = ["end_with_parent_process", "restored_context"]
+__all__ = ["end_with_parent_process"]
 
 TENANT_FIXTURES = {"tenant", "tenant_client", "async_tenant_client"}
 """The fixtures of tests that run in a tenant."""
@@ -370,10 +370,14 @@ def keep_when_reported(item: Any) -> None:
         setattr(item, name, told)
 
 
-def restore_when_stopped(item: Any) -> None:
-    """End what a test of unittest leaves active before Django's test case does its part behind the test."""
+def restored_context(item: Any) -> AbstractContextManager[None]:
+    """Return a context that ends what a test leaves active.
+
+    For one of unittest that is when its own part ends, before that of Django's test case, which may leave a tenant that
+    it has entered before.
+    """
     if not hasattr(item, "stopTest"):
-        return
+        return _left.restored_context()
     before: list[Any] = []
 
     def start(test: Any, begin: Callable[[Any], None] = item.startTest) -> None:
@@ -385,6 +389,7 @@ def restore_when_stopped(item: Any) -> None:
         end(test)
 
     item.startTest, item.stopTest = start, stop
+    return nullcontext()
 
 
 failed_key, kept_key = pytest.StashKey[bool](), pytest.StashKey[bool]()
