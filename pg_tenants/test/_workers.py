@@ -16,16 +16,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["WatchedResult", "WorkerDied", "end_with_parent", "end_with_parent_process"]
+from pg_tenants.exceptions import WorkerDied
+
+__all__ = ["WatchedResult", "end_with_parent", "end_with_parent_process"]
 
 _PAUSE = 0.5
 _STUCK_AFTER = 5.0
 """How long a pool may take to end after a worker has died, in seconds. It waits for ever if that worker was just being
 given tests."""
-
-
-class WorkerDied(Exception):
-    """A worker of ``--parallel`` has ended before its tests have."""
 
 
 class WatchedResult:
@@ -80,9 +78,9 @@ class WatchedResult:
         how = f"was ended by {signal.Signals(-worker.exitcode).name}" if worker.exitcode < 0 else "has failed to start"
         where = "" if worker.exitcode < 0 else " Its own message is above."
         vars(self)["error"] = WorkerDied(
-            f"The worker {worker.name!r} of --parallel (process {worker.pid}) {how}.{where} The tests that it had begun, "
-            "and those that nobody had, have no result. Run the tests again; if the machine is short of memory, "
-            "with fewer workers."
+            f"The worker {worker.name!r} of --parallel (process {worker.pid}) {how}.{where} The tests that it had, and "
+            "those that nobody had yet, have no result. Run the tests again; if the machine is short of memory, with "
+            "fewer workers."
         )
         self._interrupt_later()
 

@@ -170,11 +170,14 @@ def test_killed_at_any_moment(project: Project, runner: str, capsys: pytest.Capt
         lasts = whole(project, runner)
         with capsys.disabled():
             if KILLS:
-                print(f"\n{runner} {number}: {way} at {moment:.1f} s, ended at {lasted:.1f} s ({said}); next run {lasts:.1f} s", flush=True)
+                print(f"\n{runner} {number}: {way} at {moment:.1f} s, ended at {lasted:.1f} s ({said});", end=" ")
+                print(f"next run {lasts:.1f} s", flush=True)
     project.manages("test_schemas", "clean")
     assert project.schemas() == []
     assert project.sql("SELECT datname FROM pg_database WHERE starts_with(datname, current_database())") == [
         (project.database,)
     ]
-    owners = "SELECT application_name FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    owners = (
+        "SELECT application_name FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
     assert project.sql(owners) == []
