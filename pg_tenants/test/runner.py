@@ -66,13 +66,13 @@ class TenantParallelTestSuite(ParallelTestSuite):
 
     process_setup = _spawned.prepare
     process_setup_args = (WAIT, False)
-    runner_class = TenantRemoteRunner
+    runner_class: type[RemoteTestRunner] = TenantRemoteRunner
 
-    def run(self, result: Any) -> Any:
+    def run(self, result: Any, debug: bool = False) -> Any:
         """Run the tests, and add an error to the result where a worker has died."""
         watched = WatchedResult(result)
         try:
-            super().run(watched)  # type: ignore[arg-type]
+            super().run(watched)
         except KeyboardInterrupt:
             if not watched.got_stuck:
                 raise
@@ -148,7 +148,11 @@ class TenantDiscoverRunner(DiscoverRunner):
 
         It keeps the rows of failed tests if that is asked for.
         """
-        found = super().get_resultclass() or unittest.TextTestResult
+        found = super().get_resultclass()
+        if found is None and not (self.keep_failed or self.test_runner is unittest.TextTestRunner):
+            # Another library's runner, which has results of its own, such as files of XML.
+            return None
+        found = found or unittest.TextTestResult
         ours = (_KeepsRows, RestoresContext) if self.keep_failed else (RestoresContext,)
         return type("TenantResult", (*ours, found), {})
 

@@ -23,10 +23,10 @@ def threads_inherit() -> Iterator[None]:
     """
     begin = threading.Thread.start
 
-    def start(thread: threading.Thread) -> None:
-        if getattr(thread, "_context", None) is None:
-            _run_in_context(thread)
-        begin(thread)
+    def start(self: threading.Thread) -> None:
+        if getattr(self, "_context", None) is None:
+            _run_in_context(self)
+        begin(self)
 
     threading.Thread.start = start  # type: ignore[method-assign]
     try:
