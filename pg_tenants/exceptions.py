@@ -33,6 +33,7 @@ __all__ = [
     "TenantNotFound",
     "TooFewLocks",
     "UnsafeStatement",
+    "WorkerDied",
     "WrongStatus",
     "WrongTenant",
 ]
@@ -48,6 +49,10 @@ class ConfigurationError(PgTenantsError, ImproperlyConfigured):
 
 class DatabaseBusy(PgTenantsError):
     """Another test run uses the test database, or the schemas that this one would use."""
+
+
+class WorkerDied(PgTenantsError):
+    """A worker of ``manage.py test --parallel`` has ended before its tests have."""
 
 
 class InvalidSchemaName(PgTenantsError, ValueError):

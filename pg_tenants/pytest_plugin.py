@@ -71,7 +71,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """
     config = session.config
     fixtures = config.pluginmanager.get_plugin("pg_tenants.test.fixtures")
-    if fixtures is not None and not hasattr(config, "workerinput"):
+    if fixtures is None:
+        return
+    if hasattr(config, "workerinput"):
+        fixtures.end_with_parent_process()
+    else:
         config.stash[_server] = fixtures.find_server(config)
         config.stash[_early] = fixtures.make_early(config)
 
@@ -99,16 +103,20 @@ def _applies(config: pytest.Config) -> bool:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Any:
-    """Keep the rows of a test that fails, if that is asked for, before anything is rolled back."""
+    """End what a test leaves active. Keep the rows of one that fails, if that is asked for, before the rollback."""
     fixtures = item.config.pluginmanager.get_plugin("pg_tenants.test.fixtures")
-    if fixtures is None or not item.config.getoption("keep_failed"):
+    if fixtures is None:
         return (yield)
-    fixtures.keep_when_reported(item)
-    try:
-        return (yield)
-    except Exception:
-        fixtures.keep_rows(item)
-        raise
+    keeps = item.config.getoption("keep_failed")
+    if keeps:
+        fixtures.keep_when_reported(item)
+    with fixtures.restored_context(item):
+        try:
+            return (yield)
+        except Exception:
+            if keeps:
+                fixtures.keep_rows(item)
+            raise
 
 
 @pytest.hookimpl(wrapper=True)

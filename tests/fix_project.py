@@ -123,8 +123,8 @@ def project(pytester: pytest.Pytester, server_params: dict[str, Any], worker_id:
         session.execute(f'DROP DATABASE IF EXISTS "{made.database}" WITH (FORCE)')  # type: ignore[call-overload]
 
 
-def wait_for(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 120
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := condition():
             return found

@@ -9,7 +9,7 @@ from django.db import DEFAULT_DB_ALIAS
 from django.test import testcases
 from django.utils.functional import classproperty
 
-from pg_tenants.context import no_schema, tenant_context
+from pg_tenants.context import current, no_schema, tenant_context
 from pg_tenants.migrations import required_registry
 from pg_tenants.test.client import AsyncTenantClient, TenantClient
 from pg_tenants.test.tenants import allow_domains, domain_of, make_ready, make_tenant
@@ -85,6 +85,8 @@ class TenantTestCase(_InTenant, _django.TestCase):  # type: ignore[misc]
     def setUpClass(cls) -> None:
         """Make the tenant, then do as Django."""
         cls.__tenant_entered = False
+        # What setUpTestData() and others of the class leave active is for the class.
+        cls.addClassCleanup(current.set, current.get())
         super().setUpClass()
 
     @classmethod

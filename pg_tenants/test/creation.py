@@ -20,6 +20,7 @@ from django.core.management import call_command
 from django.db import OperationalError, connections
 from django.db.backends.postgresql.creation import DatabaseCreation
 from django.test.utils import override_settings
+from psycopg import pq
 
 from pg_tenants import lookups, schemas
 from pg_tenants.backends.base import TenantDatabaseWrapperMixin
@@ -31,6 +32,7 @@ from pg_tenants.names import physical_name
 from pg_tenants.test import _build, _own_database
 from pg_tenants.test._digest import mark, marks
 from pg_tenants.test._lock import Claim, application_name, claim, drop_schemas, literal, lock_key, schemas_of
+from pg_tenants.test._workers import end_with_parent
 
 __all__ = ["MASTER", "TenantTestCreation", "creation_of", "install", "ready_name", "worker_prefix"]
 
@@ -167,6 +169,7 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
 
     def setup_worker_connection(self, _worker_id: int) -> None:
         """Become a worker of ``--parallel``: claim and make its schemas."""
+        end_with_parent()
         self.claim = None  # The parent's, if this process was forked.
         self.prefix = worker_prefix(str(_worker_id))
         self.ready.clear()
@@ -435,6 +438,15 @@ class TenantTestCreation(_Base):  # type: ignore[misc]
             kept = {physical_name(name, self.prefix) for name in logical}
             drop_schemas(self.claim.execute, [name for name in self.own_schemas() if name not in kept])
         lookups.forget()
+
+    def recover(self) -> None:
+        """Give up a connection that a test has lost, or left in a transaction of its own: the next one begins anew."""
+        connection = self.connection
+        if connection.connection is None or connection.in_atomic_block:
+            return
+        is_idle = connection.connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
+        if not is_idle or (connection.errors_occurred and not connection.is_usable()):
+            connection.close()
 
     # -- serialized contents ------------------------------------------------------------------------------------------
 

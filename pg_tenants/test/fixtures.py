@@ -5,14 +5,17 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pytest
 
+from pg_tenants.context import current
+from pg_tenants.test import _left
+from pg_tenants.test._workers import end_with_parent_process
 from pg_tenants.test.isolated import CleanSchema, Isolated
 
-__all__: list[str] = []
+__all__ = ["end_with_parent_process"]
 
 TENANT_FIXTURES = {"tenant", "tenant_client", "async_tenant_client"}
 """The fixtures of tests that run in a tenant."""
@@ -218,6 +221,19 @@ def _async_in_transaction(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def tenant_threads() -> Iterator[None]:
+    """Have threads that the test starts begin in the tenant that is active where they are started.
+
+    By itself a thread begins without a tenant. ``usefixtures = tenant_threads`` in pytest's configuration, or the mark
+    of that name, does it for many tests.
+    """
+    from pg_tenants.test.threads import threads_inherit  # noqa: PLC0415
+
+    with threads_inherit():
+        yield
+
+
 def _is_async(request: pytest.FixtureRequest) -> bool:
     return inspect.iscoroutinefunction(getattr(request, "function", None))
 
@@ -363,6 +379,28 @@ def keep_when_reported(item: Any) -> None:
             tell(test, error)
 
         setattr(item, name, told)
+
+
+def restored_context(item: Any) -> AbstractContextManager[None]:
+    """Return a context that ends what a test leaves active.
+
+    For one of unittest that is when its own part ends, before that of Django's test case, which may leave a tenant that
+    it has entered before.
+    """
+    if not hasattr(item, "stopTest"):
+        return _left.restored_context()
+    before: list[Any] = []
+
+    def start(test: Any, begin: Callable[[Any], None] = item.startTest) -> None:
+        before.append(current.get())
+        begin(test)
+
+    def stop(test: Any, end: Callable[[Any], None] = item.stopTest) -> None:
+        current.set(before.pop())
+        end(test)
+
+    item.startTest, item.stopTest = start, stop
+    return nullcontext()
 
 
 failed_key, kept_key = pytest.StashKey[bool](), pytest.StashKey[bool]()

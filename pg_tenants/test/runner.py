@@ -12,6 +12,8 @@ from django.test.runner import DiscoverRunner, ParallelTestSuite, RemoteTestResu
 
 from pg_tenants.test import _spawned, server
 from pg_tenants.test._kept import keep
+from pg_tenants.test._left import RestoresContext
+from pg_tenants.test._workers import WatchedResult
 from pg_tenants.test.creation import WAIT, install
 from pg_tenants.test.tenants import allow_domains
 
@@ -42,21 +44,47 @@ class _KeepsRows:
             sys.stderr.write(f"\n{test.id()}: {line}\n")
 
 
-class KeepingRemoteResult(_KeepsRows, RemoteTestResult):
+class TenantRemoteResult(RestoresContext, RemoteTestResult):
     """What a worker of ``--parallel`` notes results with."""
 
 
-class KeepingRemoteRunner(RemoteTestRunner):
+class KeepingRemoteResult(_KeepsRows, TenantRemoteResult):
+    """It keeps the rows of failed tests, too."""
+
+
+class TenantRemoteRunner(RemoteTestRunner):
     """What a worker of ``--parallel`` runs tests by."""
+
+    resultclass = TenantRemoteResult
+
+
+class KeepingRemoteRunner(RemoteTestRunner):
+    """It keeps the rows of failed tests, too."""
 
     resultclass = KeepingRemoteResult
 
 
 class TenantParallelTestSuite(ParallelTestSuite):
-    """Django's, whose workers make schemas of their own."""
+    """Django's, whose workers make schemas of their own, and which ends with an error when one of them is killed."""
 
     process_setup = _spawned.prepare
     process_setup_args = (WAIT, False)
+    runner_class: type[RemoteTestRunner] = TenantRemoteRunner
+
+    def run(self, result: Any, debug: bool = False) -> Any:
+        """Run the tests, and add an error to the result where a worker has died."""
+        watched = WatchedResult(result)
+        try:
+            super().run(watched)
+        except KeyboardInterrupt:
+            if not watched.got_stuck:
+                raise
+        finally:
+            watched.close()
+        if watched.error is not None:
+            error = watched.error
+            result.addError(unittest.suite._ErrorHolder("--parallel"), (type(error), error, None))  # type: ignore[attr-defined]
+        return result
 
 
 class TenantDiscoverRunner(DiscoverRunner):
@@ -119,11 +147,17 @@ class TenantDiscoverRunner(DiscoverRunner):
         return suite
 
     def get_resultclass(self) -> Any:
-        """Return Django's class, which keeps the rows of failed tests if that is asked for."""
+        """Return Django's class, made so that what a test leaves active ends with it.
+
+        It keeps the rows of failed tests if that is asked for.
+        """
         found = super().get_resultclass()
-        if not self.keep_failed:
-            return found
-        return type("KeepingResult", (_KeepsRows, found or unittest.TextTestResult), {})
+        if found is None and not (self.keep_failed or self.test_runner is unittest.TextTestRunner):
+            # Another library's runner, which has results of its own, such as files of XML.
+            return None
+        found = found or unittest.TextTestResult
+        ours = (_KeepsRows, RestoresContext) if self.keep_failed else (RestoresContext,)
+        return type("TenantResult", (*ours, found), {})
 
     def setup_databases(self, **kwargs: Any) -> Any:
         """Find the server, or start the development server; then make the schemas."""

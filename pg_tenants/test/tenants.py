@@ -46,7 +46,10 @@ def make_ready(module: str = "") -> None:
         return
     found = modules.tenant_module(module or None)
     creation, connection = creation_of(found.database), connections[found.database]
-    if creation is None or creation.claim is None or found.name in creation.ready or connection.in_atomic_block:
+    if creation is None or creation.claim is None:
+        return
+    creation.recover()
+    if found.name in creation.ready or connection.in_atomic_block:
         return
     name = ready_name(found)
     # What a test overrides for itself is not for the tests behind it.

@@ -295,7 +295,7 @@ def test_waits(transactional_db, tenant_factory):
     with transaction.atomic():
         made = tenant_factory()
         open("waiting", "w").write(str(os.getpid()))
-        value("SELECT pg_sleep(60)")
+        value("SELECT pg_sleep(600)")
 """
 )
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from contextvars import copy_context
-from functools import partial
 from typing import Any
 
 import pytest
@@ -32,21 +29,6 @@ def pytest_collection_finish(session: pytest.Session) -> Any:
 
     yield
     django.test.TestCase, django.test.TransactionTestCase = session.config.stash[_cases]
-
-
-@pytest.fixture(autouse=True)
-def _threads_of_the_tenant(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have threads begin in the context of who starts them, as by Python 3.14's thread_inherit_context.
-
-    Otherwise a thread that knows nothing of tenants begins without one, and finds none of their tables.
-    """
-
-    def start(thread: threading.Thread) -> None:
-        thread.run = partial(copy_context().run, thread.run)  # type: ignore[method-assign]
-        begin(thread)
-
-    begin = threading.Thread.start
-    monkeypatch.setattr(threading.Thread, "start", start)
 
 
 @pytest.fixture(autouse=True)

@@ -105,7 +105,9 @@ def run(suite: Suite, where: Path, url: str, *, inside: bool, options: argparse.
         "INSIDE": "1" if inside else "",
         "PYTHONPATH": os.pathsep.join(map(str, [where, where / REQUIRED, ROOT, Path(__file__).parent])),
     }
-    plugins = ["-p", "inside_tenant"] if inside else ["-p", "no:pg_tenants.pytest_plugin"]
+    # Threads of a suite that knows nothing of tenants have to begin in the test's.
+    threads = ["-o", "usefixtures=tenant_threads"] if options.threads else []
+    plugins = ["-p", "inside_tenant", *threads] if inside else ["-p", "no:pg_tenants.pytest_plugin"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--ds=third_party_settings", "-p", "no:cacheprovider", *plugins]
         + (["-n", str(options.workers)] if options.workers else [])
@@ -134,6 +136,12 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="Applications; all if none is named.")
     parser.add_argument("--sources", type=Path, help="A folder to keep sources in; a temporary one if not given.")
     parser.add_argument("--tests", action="append", help="These tests alone; repeatable.")
+    parser.add_argument(
+        "--no-threads",
+        dest="threads",
+        action="store_false",
+        help="Let threads begin without a tenant, as they do by themselves.",
+    )
     parser.add_argument("--workers", type=int, default=0, help="Processes of pytest-xdist.")
     options = parser.parse_args()
     equal = True

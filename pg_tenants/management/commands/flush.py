@@ -30,6 +30,7 @@ class Command(DjangoCommand):
         # PostgreSQL empties no table that another one refers to.
         if not is_tenant_aware(alias) or "inhibit_post_migrate" in options:
             if creation := creation_of(alias):
+                creation.recover()
                 creation.drop_made_by_test()
             self._empty(alias, options)
             return
