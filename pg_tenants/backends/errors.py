@@ -12,7 +12,7 @@ from django.db.utils import DatabaseErrorWrapper
 from psycopg import errors as e
 from psycopg import pq
 
-from pg_tenants.backends.prefix import Prefix
+from pg_tenants.backends.prefix import CHANGED, Prefix
 from pg_tenants.context import current
 from pg_tenants.exceptions import RowInUse, SchemaDoesNotExist, SchemaNotPermitted
 from pg_tenants.modules import registry
@@ -146,6 +146,11 @@ def _translated(
         return SchemaNotPermitted(
             f"The database role may not use the active schema {schema!r} ({server}). Nothing was run. Grant it USAGE "
             "on the schema and SELECT on its tables, or connect as the schema's owner."
+        )
+    if isinstance(exc, e.InvalidSchemaName) and CHANGED in (server or ""):
+        return SchemaDoesNotExist(
+            f"The active schema {schema!r} was renamed, closed or cloned while the statement ran. Nothing was written. "
+            "Send it again."
         )
     if identity is not None and isinstance(exc, e.UndefinedTable):
         return SchemaDoesNotExist(

@@ -21,6 +21,7 @@ from pg_tenants.names import MARKER_TABLE, marker_name
 from pg_tenants.sqltext import path_text, quote, split
 
 __all__ = [
+    "CHANGED",
     "EMPTY",
     "PLAIN",
     "Prefix",
@@ -107,7 +108,7 @@ class Prefix:
 
 
 _VERSION = "pg_tenants.schema_version"
-_CHANGED = "changed_meanwhile"
+CHANGED = "changed_meanwhile"
 """What the check of a pipeline calls a schema that was changed and brought back; the server finds none of that name."""
 
 
@@ -145,7 +146,7 @@ def build_prefix(
     version = f"(SELECT xmin::text FROM pg_catalog.pg_namespace WHERE nspname = {name})"  # noqa: S608  # quoted above
     noted = f"pg_catalog.set_config('{_VERSION}', {version}, true)"
     same = f"{version} = pg_catalog.current_setting('{_VERSION}')"
-    compared = f"(CASE WHEN {same} THEN 'pg_catalog' ELSE '{_CHANGED}' END)::pg_catalog.regnamespace"
+    compared = f"(CASE WHEN {same} THEN 'pg_catalog' ELSE '{CHANGED}' END)::pg_catalog.regnamespace"
     proof = f", {noted}, {scan}" if marker else ""
     simple = f"SET LOCAL search_path = {search_path};{assumed}{lock}\n"
     key = advisory_key(schema or "")

@@ -160,7 +160,7 @@ class Block:
         """Return why a block that ended without an error cannot keep what it did."""
         if self._broken:
             return UnsafeStatement(
-                f"A savepoint of the transaction on {self._alias!r} could not be ended, so all of it was rolled back."
+                f"A savepoint of the transaction on {self._alias!r} could not be ended, so all of it was rolled back. Run it again."
             )
         if self._inner is not None:
             return UnsafeStatement(

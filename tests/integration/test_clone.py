@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pg_tenants.exceptions import (
     InvalidSchemaName,
     ProgramUnavailable,
     SchemaDiffers,
+    SchemaDoesNotExist,
     SchemaExists,
     UnsafeStatement,
     WrongStatus,
@@ -275,6 +277,23 @@ def test_a_source_that_is_changed_meanwhile(acme: Any, raw: Any) -> None:
     with pytest.raises(SchemaDiffers, match=r"(?s)changed meanwhile.*table late is missing"):
         acme.clone("initech", data=True, progress=change)
     assert tenant_schemas() == [physical("acme")]
+
+
+def test_a_pipeline_while_the_source_is_named_back(acme: Any, raw: Any) -> None:
+    """Its check cannot tell that from a schema that was away for a moment: an error, which says what to do."""
+    name = physical("acme")
+
+    def rename() -> None:
+        time.sleep(0.3)
+        with raw.transaction():
+            raw.execute(f'ALTER SCHEMA "{name}" RENAME TO away; ALTER SCHEMA away RENAME TO "{name}"')
+
+    with ThreadPoolExecutor(1) as pool, tenant_context(acme), connection.cursor() as cursor:
+        done = pool.submit(rename)
+        with pytest.raises(SchemaDoesNotExist, match=r"'acme' was renamed, closed or cloned .* Send it again\."):
+            cursor.executemany("SELECT pg_sleep(%s)", [[0.6], [0.6]])
+        done.result()
+        assert Note.objects.count() == 1
 
 
 def test_two_clones_of_one_source_at_once(acme: Any) -> None:
