@@ -160,7 +160,8 @@ class Block:
         """Return why a block that ended without an error cannot keep what it did."""
         if self._broken:
             return UnsafeStatement(
-                f"A savepoint of the transaction on {self._alias!r} could not be ended, so all of it was rolled back. Run it again."
+                f"A savepoint of the transaction on {self._alias!r} could not be ended, so all of it was rolled back. "
+                "Run it again."
             )
         if self._inner is not None:
             return UnsafeStatement(
