@@ -156,7 +156,7 @@ def test_killed_at_any_moment(project: Project, runner: str, capsys: pytest.Capt
     lasts = whole(project, runner) if KILLS else 3.0
     for number in range(KILLS or 1):
         way = WAYS[number % len(WAYS)]
-        # Python 3.14 and Django 5.2 do not go together in this; the others have both.
+        # forkserver is not for Django 5.2.
         project.environment["START_METHOD"] = chance.choice(("fork", "spawn"))
         begun = time.monotonic()
         run = Run(project, runner)
