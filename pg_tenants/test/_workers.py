@@ -18,7 +18,7 @@ from typing import Any
 
 from pg_tenants.exceptions import WorkerDied
 
-__all__ = ["WatchedResult", "end_with_parent", "end_with_parent_process"]
+__all__ = ["WatchedResult", "end_with_parent", "end_with_parent_process", "init_worker", "plan"]
 
 _PAUSE = 0.5
 _STUCK_AFTER = 5.0
@@ -95,6 +95,31 @@ class WatchedResult:
         vars(self)["got_stuck"] = True
         self._interrupt_later()
         os.kill(os.getpid(), signal.SIGINT)
+
+
+_planned: int | None = None
+
+
+def plan(workers: int) -> None:
+    """Say how many workers the pool that is made next begins with."""
+    global _planned
+    _planned = workers
+
+
+def init_worker(counter: Any, *args: Any, **kwargs: Any) -> None:
+    """Make a worker of ``--parallel`` of this process, as Django does; one in the place of a killed one gets no tests.
+
+    The pool forks such a one in a thread of its own, which has none of the connections that were made ready. The run is
+    about to end: it has to wait until then.
+    """
+    # Test runs under pytest do without it.
+    from django.test.runner import ParallelTestSuite  # noqa: PLC0415
+
+    if _planned is not None and multiprocessing.get_start_method() == "fork" and counter.value >= _planned:
+        end_with_parent()
+        while True:
+            time.sleep(60)
+    ParallelTestSuite.init_worker(counter, *args, **kwargs)
 
 
 def _is_worker(child: Any) -> bool:

@@ -13,7 +13,7 @@ from django.test.runner import DiscoverRunner, ParallelTestSuite, RemoteTestResu
 from pg_tenants.test import _spawned, server
 from pg_tenants.test._kept import keep
 from pg_tenants.test._left import RestoresContext
-from pg_tenants.test._workers import WatchedResult
+from pg_tenants.test._workers import WatchedResult, init_worker, plan
 from pg_tenants.test.creation import WAIT, install
 from pg_tenants.test.tenants import allow_domains
 
@@ -67,6 +67,7 @@ class KeepingRemoteRunner(RemoteTestRunner):
 class TenantParallelTestSuite(ParallelTestSuite):
     """Django's, whose workers make schemas of their own, and which ends with an error when one of them is killed."""
 
+    init_worker = init_worker
     process_setup = _spawned.prepare
     process_setup_args = (WAIT, False)
     runner_class: type[RemoteTestRunner] = TenantRemoteRunner
@@ -74,6 +75,7 @@ class TenantParallelTestSuite(ParallelTestSuite):
     def run(self, result: Any, debug: bool = False) -> Any:
         """Run the tests, and add an error to the result where a worker has died."""
         watched = WatchedResult(result)
+        plan(self.processes)
         try:
             super().run(watched)
         except KeyboardInterrupt:

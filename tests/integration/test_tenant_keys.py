@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
+from psycopg import sql
 
 from tests.fix_project import Project
 
@@ -100,13 +102,24 @@ def test_another(tenant):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tenants_of_any_key(project: Project, kind: str) -> None:
+def test_tenants_of_any_key(project: Project, raw: Any, kind: str) -> None:
     """They are made, found, renamed and told apart as those with numbers are."""
     folder = project.pytester.mkpydir("people")
     (folder / "models.py").write_text(MODELS.replace("{tenant}", KINDS[kind]))
     project.write("project_settings.py", SETTINGS)
     project.write("life.py", LIFE)
     project.write("test_them.py", TESTS)
+    database = project.database.removeprefix("test_")
+    project.environment["DATABASE_URL"] += f"_{kind}"
+    made = (f"{database}_{kind}", f"test_{database}_{kind}")
+    try:
+        live(project, kind)
+    finally:
+        for name in made:
+            raw.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def live(project: Project, kind: str) -> None:
     project.manages("makemigrations", "people", "-v0")
     project.manages("migrate_schemas", "--create-db", "-v0")
     code, output = project.run("life")

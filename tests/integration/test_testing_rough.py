@@ -13,7 +13,7 @@ ROUGH = (
     + """
 import contextlib, threading
 from django.db import connections
-from pg_tenants import activate
+from pg_tenants import activate, schema_context
 
 def run(sql):
     with connection.cursor() as cursor:
@@ -63,7 +63,7 @@ def closes_all(tenant, make):
 
 def leaves_a_query(tenant, make):
     def work(ready):
-        with contextlib.suppress(Exception), tenant_context(tenant):
+        with contextlib.suppress(Exception), schema_context(tenant.schema_name):
             connection.ensure_connection()
             ready.set()
             value("SELECT pg_sleep(1), count(*) FROM auth_user")
@@ -72,7 +72,7 @@ def leaves_a_query(tenant, make):
 
 def leaves_a_transaction(tenant, make):
     def work(ready):
-        with contextlib.suppress(Exception), tenant_context(tenant):
+        with contextlib.suppress(Exception), schema_context(tenant.schema_name):
             with transaction.atomic():
                 value("SELECT count(*) FROM auth_user")
                 ready.set()
@@ -167,7 +167,7 @@ ACTIVATES = (
     HEAD
     + """
 from django.test import TransactionTestCase
-from pg_tenants import activate
+from pg_tenants import activate, schema_context
 
 class Leaves:
     def setUp(self):
