@@ -379,7 +379,7 @@ def test_damaged_pid_file(make: Make, folder: Path) -> None:
     (folder / "data" / "postmaster.pid").write_text("")
     assert server.status().state == "stopped"
     with pytest.raises(ServerStartFailed, match=r'lock file "postmaster.pid" is empty'):
-        server.up()
+        server.up(3)
 
 
 def test_starter_killed(folder: Path, make: Make) -> None:
