@@ -21,8 +21,15 @@ MARK = (
 _server, _early = pytest.StashKey[Any](), pytest.StashKey[Any]()
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options."""
+def pytest_addoption(parser: pytest.Parser, pluginmanager: Any) -> None:
+    """Add the options, and spare the package pytest's rewriting of assertions.
+
+    Pytest does so with all of a package that has a plugin: where compiled files are not kept, as with
+    PYTHONDONTWRITEBYTECODE, in each process of each run.
+    """
+    marked = getattr(pluginmanager.rewrite_hook, "_must_rewrite", None)
+    if isinstance(marked, set):
+        marked.discard(__name__.partition(".")[0])
     group = parser.getgroup("pg_tenants")
     group.addoption(
         "--tenants-wait",

@@ -218,6 +218,27 @@ def test_left_active(project: Project, how: str) -> None:
     assert not [name for name in project.schemas() if "acme" in name]
 
 
+IMPORTED = (
+    HEAD
+    + """
+import sys
+def test_it(tenant):
+    from _pytest.assertion.rewrite import AssertionRewritingHook
+    ours = [module for name, module in sys.modules.items() if name.startswith("pg_tenants.") and module.__spec__]
+    rewritten = [each for each in ours if isinstance(each.__spec__.loader, AssertionRewritingHook)]
+    # Those that the plugin itself begins with.
+    assert {each.__name__ for each in rewritten} <= {"pg_tenants.context", "pg_tenants.pytest_plugin"}
+    assert len(ours) > 50
+"""
+)
+
+
+def test_imported_as_it_is(project: Project) -> None:
+    """Pytest does not rewrite the package's assertions: that takes a part of each process's start."""
+    project.write("test_it.py", IMPORTED)
+    project.passes(count=1)
+
+
 KILLED = (
     HEAD
     + """
